@@ -1,0 +1,1 @@
+"""Recipes: facts and options in, a plan out; pure."""
