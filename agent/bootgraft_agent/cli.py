@@ -1,0 +1,153 @@
+"""The command `bootgraft-agent`: serve a controller, or graft a mounted tree."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from bootgraft_agent import __version__, tree
+from bootgraft_agent.errors import BootgraftError
+from bootgraft_agent.plan import Options
+from bootgraft_agent.view import (
+    outcome_json,
+    outcome_lines,
+    plan_json,
+    plan_lines,
+    printable,
+    warning_lines,
+)
+from bootgraft_agent.wire import JSON
+
+_STATUSES = """\
+exit status: 0 grafted, rolled back, or nothing to do; 1 refused or failed, and nothing changed;
+2 invalid request; 3 failed with changes left, which the message names
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; give its exit status."""
+    arguments = _parser().parse_args(argv)
+    level = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    try:
+        if arguments.command == "serve":
+            return _serve(arguments)
+        return _tree(arguments)
+    except BootgraftError as error:
+        _fail(str(error), error.exit_status, as_json=getattr(arguments, "json", False))
+        return error.exit_status
+    except OSError as error:
+        _fail(str(error), 1, as_json=getattr(arguments, "json", False))
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bootgraft-agent",
+        description="Grafts a missing boot path into a guest's disk.",
+        epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bootgraft-agent {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="log more, on standard error")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_tree(
+        commands.add_parser("tree", help="graft file systems that are mounted", epilog=_STATUSES)
+    )
+    _add_serve(commands.add_parser("serve", help="answer a controller on the serial port"))
+    return parser
+
+
+def _add_tree(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--root", type=Path, required=True, metavar="DIR", help="the guest's root directory"
+    )
+    parser.add_argument(
+        "--boot",
+        type=Path,
+        metavar="DIR",
+        help="where its boot partition is mounted, if /boot is a file system of its own",
+    )
+    parser.add_argument(
+        "--grub-root",
+        metavar="(hdN,P)",
+        help="the device that holds the boot directory, as GRUB names it; default: as in the"
+        " menu's default entry",
+    )
+    parser.add_argument(
+        "--payload", type=Path, metavar="DIR", help="where the payload ISO is mounted"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
+    what.add_argument("--rollback", action="store_true", help="take the latest graft back")
+    parser.add_argument("--run", metavar="ID", help="with --rollback: the run to take back")
+    parser.add_argument("--kernel", metavar="NAME", help="the Xen kernel to graft")
+    parser.add_argument("--shim", metavar="NAME", help="the shim to load, by its file name")
+    parser.add_argument("--shim-args", metavar="TEXT", help="arguments for the shim")
+    parser.add_argument(
+        "--guest-disk",
+        choices=["hda", "sda"],
+        help="how the guest's kernel names its first IDE disk; default: as its files say",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--serial", default="/dev/ttyS0", metavar="DEVICE", help="the serial port")
+    parser.add_argument(
+        "--screen", type=Path, metavar="DEVICE", help="a terminal to show what is going on"
+    )
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from bootgraft_agent import serve  # noqa: PLC0415 - needs what only the live system has
+
+    return serve.run(arguments.serial, arguments.screen)
+
+
+def _tree(arguments: argparse.Namespace) -> int:
+    trees = tree.Trees(arguments.root, arguments.boot, arguments.payload)
+    if arguments.rollback:
+        outcome = tree.undo(trees, arguments.run, _show_progress)
+        _print(arguments, outcome_json(outcome), outcome_lines(outcome, "restored"))
+        return 0
+    options = Options(
+        kernel=arguments.kernel,
+        shim=arguments.shim,
+        shim_args=arguments.shim_args,
+        guest_disk=arguments.guest_disk,
+    )
+    plan = tree.make_plan(trees, arguments.grub_root, options)
+    if arguments.dry_run:
+        _print(arguments, plan_json(plan), plan_lines(plan))
+        return 0
+    outcome = tree.graft(trees, plan, _show_progress)
+    if not outcome.changes:
+        lines: Iterable[str] = plan_lines(plan)
+    else:
+        lines = [*outcome_lines(outcome, "changed"), *warning_lines(plan.warnings)]
+    _print(arguments, plan_json(plan) | outcome_json(outcome, plan), lines)
+    return 0
+
+
+def _show_progress(text: str, done: int, total: int) -> None:
+    if done == total:
+        logging.getLogger(__name__).info("%s", printable(text))
+
+
+def _print(
+    arguments: argparse.Namespace, document: Mapping[str, JSON], lines: Iterable[str]
+) -> None:
+    if arguments.json:
+        sys.stdout.write(json.dumps({"ok": True, **document}, indent=1) + "\n")
+    else:
+        sys.stdout.writelines(printable(line) + "\n" for line in lines)
+
+
+def _fail(message: str, status: int, *, as_json: bool) -> None:
+    if as_json:
+        document = {"ok": False, "exit_status": status, "error": message}
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    sys.stderr.write(f"bootgraft-agent: {printable(message)}\n")

@@ -1,0 +1,485 @@
+"""Facts about one guest: its boot directory, menu, kernels, root file system, and the payload.
+
+The functions here read mounted trees and decide nothing about the graft; both the live system and
+tree mode use them. What is missing or contradictory is refused with the candidates named.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bootgraft_agent import grub, initrd, multiboot, stages
+from bootgraft_agent.errors import AmbiguousError, RefusedError
+from bootgraft_agent.files import Room, Tree
+
+MAX_TEXT = 1024 * 1024  # bytes of a text file; real menus and fstabs have a few thousand
+MAX_KERNEL = 64 * 1024 * 1024
+MAX_INITRD = 256 * 1024 * 1024
+MAX_STAGE2 = 1024 * 1024
+MAX_PAYLOAD_FILES = 256
+MAX_PAYLOAD = 512 * 1024 * 1024
+
+ROOT_TEXTS = ("etc/fstab", "etc/inittab", "etc/securetty")
+# Drivers of the emulated disk: the old ones name it hdX, libata's name it sdX.
+IDE_DRIVERS = frozenset({"ide-disk", "ide-generic", "piix", "ide-piix", "ide_disk", "ide_generic"})
+ATA_DRIVERS = frozenset({"ata_piix", "ata_generic", "pata_mpiix", "pata_oldpiix"})
+DISK_DRIVERS = IDE_DRIVERS | ATA_DRIVERS
+
+MENU_NAMES = ("menu.lst", "grub.conf")
+GRUB_FILES = (*MENU_NAMES, "stage1", "stage2")
+FILE_COMMANDS = frozenset({b"kernel", b"module", b"modulenounzip", b"initrd"})
+KERNEL_NAME = re.compile(r"vmlinu[xz](?:-(?P<version>.+))?\Z")
+INITRD_NAMES = (
+    "initrd-{}.img",
+    "initrd.img-{}",
+    "initrd-{}",
+    "initramfs-{}.img",
+    "initrd-{}.gz",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TextFile:
+    """A text file of the guest, by its path without links in its volume."""
+
+    path: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel in the boot directory."""
+
+    path: str  # in the boot volume
+    size: int
+    image: multiboot.Image
+    version: str | None  # from its name
+    initrd: str | None  # its own, matched by version
+    config: str | None  # the text of config-VERSION
+    module_drivers: frozenset[str]  # IDE and ATA drivers in the root file system's modules
+
+    @property
+    def is_xen(self) -> bool:
+        """Whether it runs on Xen's hypercalls."""
+        return self.image.xen and self.image.problem is None
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadFile:
+    """A regular file of the payload's shim directory."""
+
+    source: str  # path in the payload
+    name: str  # its name in the guest's boot directory
+    size: int
+    sha256: str
+    image: multiboot.Image
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The payload: where it was found, and the files of its shim directory."""
+
+    name: str
+    files: tuple[PayloadFile, ...]
+    skipped: tuple[str, ...]  # what lies there and is no regular file
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """The boot directory of the guest and the volume that holds it."""
+
+    volume: str  # "hda1", or a directory's name in tree mode
+    prefix: str  # "" where the volume is /boot itself, "boot/" where it is a directory
+    grub_directory: str
+    stage2: stages.Stage2 | None  # its file; None where there is none that is whole
+    menu: TextFile
+    other_menus: tuple[str, ...]  # files with a menu's name that GRUB does not read, and differ
+    saved_default: int  # what `default saved` means
+    device_map: TextFile | None
+    room: Room
+    files: Mapping[str, str | None]  # by path in the entries: the file without links; None: missing
+    missing_splash: str | None  # the menu's splash image, where it leads to no file
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The guest's root file system, as far as the recipe edits it."""
+
+    volume: str
+    texts: Mapping[str, TextFile]  # those of ROOT_TEXTS that exist, by that name
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """All that the recipe needs to know."""
+
+    boot: Boot
+    bios: grub.Device  # the boot volume as GRUB counts disks and partitions
+    hd_names: tuple[str, ...]  # the machine's IDE disks in order, as "hda"
+    kernels: tuple[Kernel, ...]
+    root: Root | None
+    root_problem: str | None  # why there is no root
+    payload: Payload | None
+    payload_problem: str | None  # why there is no payload
+    existing: Mapping[str, str | None]  # SHA-256 of what stands where the payload's files go
+    initrd_drivers: Mapping[str, frozenset[str] | None]  # by the initrd's path; None: unreadable
+    dirty_journals: tuple[str, ...] = ()  # volumes whose journal is to be replayed first
+    warnings: tuple[str, ...] = ()
+
+    def require_payload(self) -> Payload:
+        """Give the payload; raises RefusedError with the reason where there is none."""
+        if self.payload is None:
+            raise RefusedError(self.payload_problem or "there is no payload")
+        return self.payload
+
+
+@dataclass(frozen=True, slots=True)
+class BootDirectory:
+    """A place in a tree that holds GRUB's files."""
+
+    prefix: str
+    grub_directory: str
+
+
+def find_boot_directories(tree: Tree) -> tuple[BootDirectory, ...]:
+    """Find where a tree holds GRUB legacy's files: as /boot itself, as the root above it, or not.
+
+    A link `boot -> .` on a /boot of its own, as some distributions have it, is the same place.
+    """
+    found: dict[str, BootDirectory] = {}
+    for prefix in ("", "boot/"):
+        directory = f"{prefix}grub"
+        if not tree.is_directory(directory):
+            continue
+        resolved = tree.resolve(directory)
+        names = set(tree.names(resolved))
+        if names & set(GRUB_FILES) and resolved not in found:
+            base = resolved.rpartition("/")[0]
+            found[resolved] = BootDirectory(f"{base}/" if base else "", resolved)
+    return tuple(found.values())
+
+
+def read_stage2(tree: Tree, grub_directory: str) -> stages.Stage2 | None:
+    """Read the stage2 file of a GRUB directory; None where there is none that is whole."""
+    path = f"{grub_directory}/stage2"
+    if not tree.is_file(path):
+        return None
+    return stages.parse_stage2(tree.read(path, MAX_STAGE2))
+
+
+def read_boot(tree: Tree, volume: str, directory: BootDirectory, *, menu_is_embedded: bool) -> Boot:
+    """Read the boot directory's menu, device.map and room.
+
+    With `menu_is_embedded` GRUB is installed and reads what its stage2 names; otherwise stage2's
+    word counts only where it leads to a file. Raises RefusedError and AmbiguousError.
+    """
+    stage2 = read_stage2(tree, directory.grub_directory)
+    embedded = _embedded_menu(stage2)
+    menu, others = _choose_menu(tree, volume, directory, embedded, must_exist=menu_is_embedded)
+    parsed = grub.parse_menu(menu.content)
+    if not parsed.entries:
+        raise RefusedError(
+            f"{volume}: /{menu.path} has no entry that GRUB would show; is this the right boot"
+            " partition? Choose another one with --boot-partition"
+        )
+    device_map = _read_text(tree, f"{directory.grub_directory}/device.map")
+    return Boot(
+        volume=volume,
+        prefix=directory.prefix,
+        grub_directory=directory.grub_directory,
+        stage2=stage2,
+        menu=menu,
+        other_menus=others,
+        saved_default=_read_saved_default(tree, menu.path),
+        device_map=device_map,
+        room=tree.room(directory.grub_directory),
+        files={path: _resolved_file(tree, path) for path in _named_files(parsed)},
+        missing_splash=_missing_splash(tree, parsed),
+    )
+
+
+def _embedded_menu(stage2: stages.Stage2 | None) -> str | None:
+    if stage2 is None or not stage2.config_file:
+        return None
+    return grub_path(stage2.config_file)
+
+
+def grub_path(text: bytes) -> str:
+    """Give the path of `(hd0,0)/path` or `/path` as a path in a tree."""
+    path = text.partition(b")")[2] if text.startswith(b"(") else text
+    return path.decode("utf-8", "surrogateescape").strip("/")
+
+
+def _choose_menu(
+    tree: Tree, volume: str, directory: BootDirectory, embedded: str | None, *, must_exist: bool
+) -> tuple[TextFile, tuple[str, ...]]:
+    """Find the menu that GRUB reads, and the other files of a menu's name that differ from it."""
+    present = [
+        path
+        for name in MENU_NAMES
+        if name in tree.names(directory.grub_directory)
+        for path in (f"{directory.grub_directory}/{name}",)
+    ]
+    if not present:
+        raise RefusedError(
+            f"{volume}: /{directory.grub_directory} holds neither menu.lst nor grub.conf: GRUB"
+            " has no menu there; choose another file system with --boot-partition"
+        )
+    if embedded is not None and tree.exists(embedded):
+        chosen = _read_menu(tree, volume, embedded)
+    elif must_exist and embedded is not None:
+        raise RefusedError(
+            f"{volume}: the installed GRUB reads /{embedded}, which does not exist there; found:"
+            f" {_listed(present)}. Link the menu to that name, or install GRUB anew"
+        )
+    else:
+        chosen = _choose_without_stage2(tree, volume, present)
+    readable = [path for path in present if tree.is_file(path)]
+    differing = [
+        path
+        for path in readable
+        if tree.resolve(path) != chosen.path and tree.read(path, MAX_TEXT) != chosen.content
+    ]
+    return chosen, tuple(differing)
+
+
+def _choose_without_stage2(tree: Tree, volume: str, present: Sequence[str]) -> TextFile:
+    menus = {menu.path: menu for menu in (_read_menu(tree, volume, path) for path in present)}
+    if len(menus) > 1:
+        raise AmbiguousError(
+            f"{volume}: {_listed(menus)} are two different files, and no stage2 says which one"
+            " GRUB reads; make one a link to the other"
+        )
+    return next(iter(menus.values()))
+
+
+def _read_menu(tree: Tree, volume: str, path: str) -> TextFile:
+    """Read a menu through its links. Raises RefusedError for whatever is no plain text file."""
+    try:
+        resolved = tree.resolve(path)
+        return TextFile(resolved, tree.read(resolved, MAX_TEXT))
+    except OSError as error:
+        raise RefusedError(
+            f"{volume}: cannot read the menu /{path}: {error.strerror}; if it is a link, it leads"
+            " to nothing within this file system"
+        ) from error
+    except RefusedError as error:
+        raise RefusedError(f"{volume}: cannot use the menu: /{error}") from error
+
+
+def _read_text(tree: Tree, path: str) -> TextFile | None:
+    if not tree.is_file(path):
+        return None
+    resolved = tree.resolve(path)
+    return TextFile(resolved, tree.read(resolved, MAX_TEXT))
+
+
+def _read_saved_default(tree: Tree, menu: str) -> int:
+    """Give what `default saved` means: the number in the file `default` beside the menu, or 0."""
+    directory = menu.rpartition("/")[0]
+    saved = _read_text(tree, f"{directory}/default")
+    match = re.match(rb"\d{1,9}", saved.content[:10]) if saved else None
+    return int(match[0]) if match else 0
+
+
+def _named_files(menu: grub.Menu) -> Iterable[str]:
+    """Give the paths that the entries of a menu name."""
+    for entry in menu.entries:
+        for command in entry.commands:
+            if command.name in FILE_COMMANDS:
+                yield grub_path(file_argument(command.argument))
+
+
+def _missing_splash(tree: Tree, menu: grub.Menu) -> str | None:
+    for command in menu.settings:
+        if command.name == b"splashimage" and not tree.is_file(grub_path(command.argument)):
+            return grub_path(command.argument)
+    return None
+
+
+def _resolved_file(tree: Tree, path: str) -> str | None:
+    return tree.resolve(path) if tree.is_file(path) else None
+
+
+def file_argument(argument: bytes) -> bytes:
+    """Give the file that a kernel, module or initrd command names: after its options."""
+    words = argument.split(None)
+    while words and words[0].startswith(b"--"):
+        words.pop(0)
+    return words[0] if words else b""
+
+
+def read_kernels(boot_tree: Tree, boot: Boot, root_tree: Tree | None) -> tuple[Kernel, ...]:
+    """Recognise, by content, every file of the boot directory with a kernel's name, or that an
+    entry of the menu names.
+    """
+    paths = {
+        boot_tree.resolve(f"{boot.prefix}{name}")
+        for name in boot_tree.names(boot.prefix)
+        if KERNEL_NAME.match(name) and boot_tree.is_file(f"{boot.prefix}{name}")
+    }
+    paths.update(path for path in boot.files.values() if path is not None)
+    kernels = (_read_kernel(boot_tree, path, root_tree) for path in sorted(paths))
+    return tuple(each for each in kernels if each.image.format != "unknown" or each.version)
+
+
+def _read_kernel(tree: Tree, path: str, root_tree: Tree | None) -> Kernel:
+    content = tree.read(path, MAX_KERNEL)
+    directory, slash, name = path.rpartition("/")
+    match = KERNEL_NAME.match(name)
+    version = match["version"] if match else None
+    config = _read_text(tree, f"{directory}{slash}config-{version}") if version else None
+    return Kernel(
+        path=path,
+        size=len(content),
+        image=multiboot.recognise(content),
+        version=version,
+        initrd=_own_initrd(tree, f"{directory}{slash}", version),
+        config=config.content.decode("utf-8", "replace") if config else None,
+        module_drivers=_module_drivers(root_tree, version),
+    )
+
+
+def _own_initrd(tree: Tree, prefix: str, version: str | None) -> str | None:
+    if version is None:
+        return None
+    for pattern in INITRD_NAMES:
+        path = prefix + pattern.format(version)
+        if tree.is_file(path):
+            return tree.resolve(path)
+    return None
+
+
+def _module_drivers(tree: Tree | None, version: str | None) -> frozenset[str]:
+    """Find which IDE and ATA drivers the root file system has as modules of a kernel."""
+    found: set[str] = set()
+    for directory in ("ide", "ide/pci", "ata"):
+        path = f"lib/modules/{version}/kernel/drivers/{directory}"
+        if tree is not None and version and tree.is_directory(path):
+            found.update(_driver_name(name) for name in tree.names(path))
+    return frozenset(found & DISK_DRIVERS)
+
+
+def _driver_name(name: str) -> str:
+    return name.rpartition("/")[2].partition(".ko")[0]
+
+
+def read_initrd_drivers(
+    tree: Tree, boot: Boot, kernels: Sequence[Kernel]
+) -> dict[str, frozenset[str] | None]:
+    """List the IDE and ATA drivers in every initrd of the kernels and of the menu's entries.
+
+    Keys are paths without links; None stands for one that cannot be read as an archive.
+    """
+    paths = {kernel.initrd for kernel in kernels} | set(boot.files.values())
+    paths -= {None, *(kernel.path for kernel in kernels)}
+    return {path: _read_drivers(tree, path) for path in paths if path is not None}
+
+
+def _read_drivers(tree: Tree, path: str) -> frozenset[str] | None:
+    names = initrd.list_names(tree.read(path, MAX_INITRD))
+    if names is None:
+        return None
+    return frozenset(_driver_name(name) for name in names) & DISK_DRIVERS
+
+
+def read_root(tree: Tree, volume: str, *, read_only: bool) -> Root:
+    """Read the text files of the root file system that the recipe may edit."""
+    texts = {path: _read_text(tree, path) for path in ROOT_TEXTS}
+    return Root(
+        volume=volume,
+        texts={path: text for path, text in texts.items() if text is not None},
+        read_only=read_only,
+    )
+
+
+def find_shim_directory(tree: Tree) -> str | None:
+    """Find the payload's `shim` directory, whatever the case of its name.
+
+    Raises AmbiguousError for several.
+    """
+    found = [name for name in tree.names("") if plain_name(name).lower() == "shim"]
+    directories = [name for name in found if tree.is_directory(name)]
+    if len(directories) > 1:
+        raise AmbiguousError(f"the payload has several shim directories: {_listed(directories)}")
+    return directories[0] if directories else None
+
+
+def plain_name(name: str) -> str:
+    """Give a file's name without what ISO 9660 adds where there is no Rock Ridge.
+
+    `XEN.GZ;1` is `xen.gz`; a name without a version number stays as it is.
+    """
+    plain, semicolon, version = name.rpartition(";")
+    if not semicolon or not version.isdigit():
+        return name
+    plain = plain.rstrip(".")
+    return plain.lower() if plain == plain.upper() else plain
+
+
+def read_payload(tree: Tree, name: str) -> Payload:
+    """Read the files of the payload's shim directory.
+
+    Raises RefusedError where there is none, or it is empty, or beyond all bounds.
+    """
+    directory = find_shim_directory(tree)
+    if directory is None:
+        raise RefusedError(
+            f"{name} has no directory named shim: it is not the Linux Integration Components ISO"
+            " that carries the shim; attach that one as the payload"
+        )
+    names = tree.names(directory)
+    if len(names) > MAX_PAYLOAD_FILES:
+        raise RefusedError(
+            f"{name}: {directory} holds {len(names)} names, more than the {MAX_PAYLOAD_FILES} that"
+            " a shim directory may have"
+        )
+    paths = {each: f"{directory}/{each}" for each in names}
+    regular = [each for each in names if tree.is_file(paths[each])]
+    if not regular:
+        raise RefusedError(f"{name}: {directory} holds no file, so there is no shim to copy")
+    files = tuple(_read_payload_file(tree, paths[each], plain_name(each)) for each in regular)
+    total = sum(file.size for file in files)
+    if total > MAX_PAYLOAD:
+        raise RefusedError(f"{name}: {directory} holds {total} bytes, more than {MAX_PAYLOAD}")
+    _refuse_same_names(name, files)
+    return Payload(name, files, tuple(each for each in names if each not in regular))
+
+
+def _read_payload_file(tree: Tree, path: str, name: str) -> PayloadFile:
+    try:
+        content = tree.read(path, MAX_KERNEL)
+        digest = tree.digest(path)
+    except OSError as error:
+        raise RefusedError(
+            f"cannot read {path} of the payload: {error.strerror}; is the ISO complete?"
+        ) from error
+    assert digest is not None  # noqa: S101 - it has just been read
+    return PayloadFile(path, name, len(content), digest, multiboot.recognise(content))
+
+
+def _refuse_same_names(payload: str, files: Iterable[PayloadFile]) -> None:
+    sources: dict[str, str] = {}
+    for file in files:
+        other = sources.setdefault(file.name, file.source)
+        if other != file.source:
+            raise AmbiguousError(f"{payload}: {other} and {file.source} are both {file.name}")
+
+
+def read_existing(tree: Tree, boot: Boot, payload: Payload) -> dict[str, str | None]:
+    """Give the SHA-256 of what already stands where the payload's files are to go."""
+    existing: dict[str, str | None] = {}
+    for file in payload.files:
+        path = f"{boot.prefix}{file.name}"
+        try:
+            existing[path] = tree.digest(path)
+        except RefusedError as error:
+            raise RefusedError(
+                f"{file.source} of the payload cannot be copied to {boot.volume}: {error}"
+            ) from error
+    return existing
+
+
+def _listed(paths: Iterable[str]) -> str:
+    return " and ".join(f"/{path}" for path in paths)

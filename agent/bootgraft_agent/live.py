@@ -1,0 +1,419 @@
+"""A graft in the live system: find the guest on the machine's disks, plan, apply, roll back."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootgraft_agent import boot_code, grub, mounts
+from bootgraft_agent.apply import Progress, apply_plan, roll_back
+from bootgraft_agent.disks import Disk, DvdDrive, Partition, read_disks, read_dvd_drives
+from bootgraft_agent.errors import AmbiguousError, RefusedError
+from bootgraft_agent.files import Tree, WritableTree
+from bootgraft_agent.guest import (
+    Boot,
+    BootDirectory,
+    Guest,
+    Payload,
+    find_boot_directories,
+    read_boot,
+    read_existing,
+    read_initrd_drivers,
+    read_kernels,
+    read_payload,
+    read_root,
+)
+from bootgraft_agent.plan import BACKUPS, Options, Plan, Where
+from bootgraft_agent.recipes import hyperv_shim
+from bootgraft_agent.view import disks_json, guest_json, outcome_json, plan_json
+from bootgraft_agent.wire import JSON
+
+_ROOT_DEVICE = re.compile(r"/dev/(?P<kind>xvd|hd|sd)(?P<letter>[a-z])(?P<part>\d*)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A partition of the machine with the disk that holds it."""
+
+    disk: Disk
+    partition: Partition
+
+    @property
+    def name(self) -> str:
+        """Its name for people: "hda1"."""
+        return self.partition.name
+
+    @property
+    def device(self) -> Path:
+        """The kernel's node."""
+        return Path("/dev") / self.partition.kernel_name
+
+    @property
+    def fs_type(self) -> str:
+        """Its file system as udev calls it, "" where it knows none."""
+        return self.partition.fs_type or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the guest's boot directory was found."""
+
+    place: Place
+    directory: BootDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class LiveVolumes:
+    """The guest's file systems in the live system; they are the Volumes of an apply."""
+
+    boot: Place
+    root: Place | None
+    payload_drive: DvdDrive | None
+
+    def _place(self, where: Where) -> Place:
+        if where == "boot":
+            return self.boot
+        if self.root is None:
+            raise RefusedError("the guest's root file system was not found, and is needed here")
+        return self.root
+
+    @contextlib.contextmanager
+    def read(self, where: Where) -> Iterator[Tree]:
+        """Look at a volume through a fresh snapshot."""
+        place = self._place(where)
+        with mounts.mounted_snapshot(place.device, place.fs_type) as mount, Tree(mount) as tree:
+            yield tree
+
+    @contextlib.contextmanager
+    def write(self, where: Where) -> Iterator[WritableTree]:
+        """Mount a volume for writing; unmounting it empties its journal."""
+        place = self._place(where)
+        disk = Path(place.disk.device_path)
+        with (
+            mounts.mounted_for_writing(disk, place.device, place.fs_type) as mount,
+            WritableTree(mount) as tree,
+        ):
+            yield tree
+
+    @contextlib.contextmanager
+    def payload(self) -> Iterator[Tree]:
+        """Mount the payload's DVD."""
+        if self.payload_drive is None:
+            raise RefusedError("the payload DVD is gone")
+        with _mounted_dvd(self.payload_drive) as tree:
+            yield tree
+
+    def name(self, where: Where) -> str:
+        """Name a volume as the user does."""
+        return self._place(where).name
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The machine as it is now: its disks, all set read-only, and its DVD drives."""
+
+    disks: tuple[Disk, ...]
+    drives: tuple[DvdDrive, ...]
+
+    @property
+    def ide_disks(self) -> tuple[Disk, ...]:
+        """The disks that the BIOS counts, in its order."""
+        return tuple(disk for disk in self.disks if disk.hd_name is not None)
+
+    def places(self) -> Iterator[Place]:
+        """Give every partition with a file system that a guest's disk may have."""
+        for disk in self.disks:
+            for partition in disk.partitions:
+                if partition.fs_type in mounts.DISK_FILE_SYSTEMS:
+                    yield Place(disk, partition)
+
+
+def read_machine() -> Machine:
+    """Find the disks, set every one of them and its partitions read-only."""
+    machine = Machine(read_disks(), read_dvd_drives())
+    for disk in machine.disks:
+        mounts.set_read_only(Path(disk.device_path), read_only=True)
+        for partition in disk.partitions:
+            node = Path("/dev") / partition.kernel_name
+            if node.exists():
+                mounts.set_read_only(node, read_only=True)
+    return machine
+
+
+def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolumes]:
+    """Find the guest and read its facts. Raises RefusedError and AmbiguousError."""
+    found = find_boot(machine, options)
+    place = found.place
+    with mounts.snapshot(place.device) as copy:
+        with mounts.mounted(copy, place.fs_type) as mount, Tree(mount) as tree:
+            boot = read_boot(tree, place.name, found.directory, menu_is_embedded=True)
+            boot_code.check(place.disk, place.partition, boot)
+            guest, drive = _read_without_root(machine, place, boot, tree)
+            root = _find_chosen_root(machine, guest, options)
+            guest = _with_root(guest, place, root, tree)
+        mounts.check_file_system(copy, place.fs_type, place.name)
+    root_place = root if isinstance(root, Place) and guest.root is not None else None
+    return guest, LiveVolumes(place, root_place, drive)
+
+
+def make_plan(machine: Machine, options: Options) -> tuple[Plan, Guest, LiveVolumes]:
+    """Decide what is to be done to this machine's guest."""
+    guest, volumes = read_live_guest(machine, options)
+    return hyperv_shim.plan(guest, options), guest, volumes
+
+
+# The boot partition
+
+
+def find_boot(machine: Machine, options: Options) -> Found:
+    """Find the one boot directory on the IDE disks. Raises RefusedError and AmbiguousError."""
+    if not machine.disks:
+        raise RefusedError(
+            "no disk was found in this machine; is it attached, and to an IDE channel?"
+        )
+    places = _chosen_places(machine, options.boot_partition)
+    notes: list[str] = []
+    found = [each for place in places for each in _search(place, notes)]
+    if len(found) > 1:
+        listed = " and ".join(f"{each.place.name}:/{each.directory.prefix}" for each in found)
+        raise AmbiguousError(
+            f"cannot choose a boot partition: {listed} both hold GRUB's files; name one with"
+            " --boot-partition"
+        )
+    if not found:
+        looked = "; ".join(notes) or "no partition with a file system that Linux boots from"
+        raise RefusedError(f"no boot partition with GRUB legacy's files was found: {looked}")
+    if found[0].place.disk.hd_name is None:
+        raise RefusedError(
+            f"the boot partition {found[0].place.name} is on a {found[0].place.disk.bus} disk;"
+            " attach that disk to an IDE channel, which is what the shim's kernel can use"
+        )
+    return found[0]
+
+
+def _chosen_places(machine: Machine, name: str | None) -> list[Place]:
+    places = list(machine.places())
+    if name is None:
+        return places
+    wanted = name.removeprefix("/dev/")
+    chosen = [place for place in places if wanted in {place.name, place.partition.kernel_name}]
+    if len(chosen) != 1:
+        listed = ", ".join(place.name for place in places) or "none"
+        raise RefusedError(f"there is no partition {name} with a file system; there are: {listed}")
+    return chosen
+
+
+def _search(place: Place, notes: list[str]) -> Iterator[Found]:
+    try:
+        with (
+            mounts.mounted_snapshot(place.device, place.fs_type) as mount,
+            Tree(mount) as tree,
+        ):
+            directories = find_boot_directories(tree)
+    except RefusedError as error:
+        notes.append(str(error))
+        return
+    if not directories:
+        notes.append(f"{place.name} ({place.fs_type}) has none")
+    for directory in directories:
+        yield Found(place, directory)
+
+
+# The root file system
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoot:
+    """Why the guest's root file system is not there to be edited."""
+
+    reason: str
+
+
+def find_root(machine: Machine, arguments: bytes) -> Place | NoRoot:
+    """Find the root file system that a kernel's arguments name."""
+    words = re.findall(rb"(?<!\S)root=(\S+)", arguments)
+    if not words:
+        return NoRoot("the kernel's arguments name no root file system")
+    spec = words[-1].decode("utf-8", "backslashreplace").replace('"', "")
+    label, equals, value = spec.partition("=")
+    if equals and label in {"LABEL", "UUID"}:
+        return _find_by_tag(machine, spec, label, value)
+    match = _ROOT_DEVICE.match(spec)
+    if match is None:
+        return NoRoot(f"root={spec} is neither a partition nor a label or UUID")
+    return _find_by_name(machine, spec, match)
+
+
+def _find_by_tag(machine: Machine, spec: str, tag: str, value: str) -> Place | NoRoot:
+    places = list(machine.places())
+    named = [
+        place
+        for place in places
+        if value == (place.partition.label if tag == "LABEL" else place.partition.uuid)
+    ]
+    if len(named) == 1:
+        return named[0]
+    listed = " and ".join(place.name for place in named) or "no partition"
+    return NoRoot(f"root={spec} fits {listed}")
+
+
+def _find_by_name(machine: Machine, spec: str, match: re.Match[str]) -> Place | NoRoot:
+    """Find the partition of the n-th disk, or of the disk whose IDE name is given."""
+    disks = machine.ide_disks
+    by_name = [disk for disk in disks if disk.name == f"hd{match['letter']}"]
+    number = ord(match["letter"]) - ord("a")
+    chosen = by_name if match["kind"] == "hd" and by_name else disks[number : number + 1]
+    for place in machine.places():
+        if place.disk in chosen and place.partition.number == int(match["part"] or 0):
+            return place
+    return NoRoot(f"root={spec} fits no file system on the machine's IDE disks")
+
+
+def _find_chosen_root(machine: Machine, guest: Guest, options: Options) -> Place | NoRoot:
+    """Find the root file system of the kernel that would be grafted."""
+    menu = grub.parse_menu(guest.boot.menu.content)
+    try:
+        choice = hyperv_shim.choose_kernel(guest, menu, options, [])
+    except RefusedError as error:
+        return NoRoot(str(error))
+    return find_root(machine, choice.arguments)
+
+
+# Facts
+
+
+def _read_without_root(
+    machine: Machine, place: Place, boot: Boot, tree: Tree
+) -> tuple[Guest, DvdDrive | None]:
+    """Read what the boot directory and the payload say."""
+    payload, problem, drive = find_payload(machine)
+    number = place.partition.number
+    disks = machine.ide_disks
+    kernels = read_kernels(tree, boot, None)
+    guest = Guest(
+        boot=boot,
+        bios=grub.Device(disks.index(place.disk), number - 1 if number else None),
+        hd_names=tuple(disk.name for disk in disks),
+        kernels=kernels,
+        root=None,
+        root_problem=None,
+        payload=payload,
+        payload_problem=problem,
+        existing=read_existing(tree, boot, payload) if payload else {},
+        initrd_drivers=read_initrd_drivers(tree, boot, kernels),
+        dirty_journals=_dirty_journals(place),
+    )
+    return guest, drive
+
+
+def _dirty_journals(place: Place) -> tuple[str, ...]:
+    superblock = mounts.read_ext_superblock(place.device)
+    return (place.name,) if superblock and superblock.has_dirty_journal else ()
+
+
+def _with_root(guest: Guest, boot_place: Place, root: Place | NoRoot, boot_tree: Tree) -> Guest:
+    """Add what the root file system says, or why it says nothing."""
+    if isinstance(root, NoRoot):
+        return dataclasses.replace(guest, root_problem=root.reason)
+    if root == boot_place:
+        return _with_root_tree(guest, root, boot_tree, boot_tree)
+    try:
+        with mounts.snapshot(root.device) as copy:
+            with mounts.mounted(copy, root.fs_type) as mount, Tree(mount) as tree:
+                guest = _with_root_tree(guest, root, tree, boot_tree)
+            mounts.check_file_system(copy, root.fs_type, root.name)
+    except RefusedError as error:
+        return dataclasses.replace(guest, root=None, root_problem=str(error))
+    journals = (*guest.dirty_journals, *_dirty_journals(root))
+    return dataclasses.replace(guest, dirty_journals=journals)
+
+
+def _with_root_tree(guest: Guest, root: Place, tree: Tree, boot_tree: Tree) -> Guest:
+    if not tree.is_directory("etc"):
+        return dataclasses.replace(guest, root_problem=f"{root.name} has no directory /etc")
+    return dataclasses.replace(
+        guest,
+        root=read_root(tree, root.name, read_only=False),
+        kernels=read_kernels(boot_tree, guest.boot, tree),
+    )
+
+
+def find_payload(machine: Machine) -> tuple[Payload | None, str | None, DvdDrive | None]:
+    """Find the DVD with the shim: its content and drive, or why there is none.
+
+    Raises AmbiguousError for several.
+    """
+    notes: list[str] = []
+    found: list[tuple[Payload, DvdDrive]] = []
+    for drive in machine.drives:
+        try:
+            with _mounted_dvd(drive) as tree:
+                found.append((read_payload(tree, drive.name), drive))
+        except RefusedError as error:
+            notes.append(str(error))
+    if len(found) > 1:
+        listed = " and ".join(payload.name for payload, _ in found)
+        raise AmbiguousError(f"{listed} both hold a shim directory; eject one of these DVDs")
+    if not found:
+        looked = "; ".join(notes) or "the machine has no DVD drive"
+        return None, f"no payload DVD with a shim was found: {looked}", None
+    return found[0][0], None, found[0][1]
+
+
+@contextlib.contextmanager
+def _mounted_dvd(drive: DvdDrive) -> Iterator[Tree]:
+    if drive.is_live_medium:
+        raise RefusedError(f"{drive.name} holds the live ISO itself, which carries no payload")
+    if not drive.has_medium:
+        raise RefusedError(f"{drive.name} is empty")
+    device = Path(drive.device_path)
+    with mounts.mounted_dvd(device, drive.name) as mount, Tree(mount) as tree:
+        yield tree
+
+
+# What a controller or a person asks for
+
+
+class LiveActions:
+    """The requests of a controller, answered for the machine that the live system runs in."""
+
+    def inspect(self, options: Options) -> dict[str, JSON]:
+        """Say what was found; where no graft is possible also why."""
+        machine = read_machine()
+        facts = disks_json(machine.disks, machine.drives)
+        problem: str | None = None
+        try:
+            guest, _ = read_live_guest(machine, options)
+            facts["guest"] = guest_json(guest)
+            problem = guest.payload_problem
+        except RefusedError as error:
+            facts["guest"] = None
+            problem = str(error)
+        return {"facts": facts, "problem": problem, "warnings": []}
+
+    def plan(self, options: Options) -> dict[str, JSON]:
+        """Say what a graft would do."""
+        machine = read_machine()
+        plan, guest, _ = make_plan(machine, options)
+        facts = disks_json(machine.disks, machine.drives) | {"guest": guest_json(guest)}
+        return plan_json(plan) | {"facts": facts}
+
+    def apply(
+        self, options: Options, plan_sha256: str, run_id: str, progress: Progress
+    ) -> dict[str, JSON]:
+        """Graft, if the plan is still the one that was shown."""
+        plan, _, volumes = make_plan(read_machine(), options)
+        if plan.sha256() != plan_sha256:
+            raise RefusedError(
+                f"the guest now gives plan {plan.sha256()[:12]}, not {plan_sha256[:12]}, which was"
+                " shown; nothing was changed: look at the plan again"
+            )
+        return outcome_json(apply_plan(plan, volumes, run_id, progress), plan)
+
+    def rollback(self, options: Options, run_id: str | None, progress: Progress) -> dict[str, JSON]:
+        """Take a graft back."""
+        guest, volumes = read_live_guest(read_machine(), options)
+        backups = f"{guest.boot.prefix}{BACKUPS}"
+        return outcome_json(roll_back(backups, volumes, run_id, progress))

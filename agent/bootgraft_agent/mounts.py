@@ -1,0 +1,267 @@
+"""Mounting a guest's file systems in the live system: to look, through a snapshot; to write.
+
+Looking changes nothing: a disk is set read-only, and its file system is mounted from a snapshot of
+device-mapper whose changes go to memory, so that even the replay of a dirty journal stays there.
+
+Sources: Linux, include/uapi/linux/{fs,mount}.h, Documentation/admin-guide/device-mapper/
+snapshot.rst; ext4's superblock: Documentation/filesystems/ext4/super.rst.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import logging
+import os
+import secrets
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootgraft_agent.errors import BootgraftError, RefusedError
+
+_log = logging.getLogger(__name__)
+
+WORK = Path("/run/bootgraft")
+SNAPSHOT_SIZE = 256 * 1024 * 1024  # bytes; the file is sparse, only changes take memory
+COMMAND_TIMEOUT = 60.0  # seconds
+CHECK_TIMEOUT = 900.0
+FULL_CHECK_LIMIT = 4 * 1024**3  # bytes; a larger file system is not walked through whole
+
+_BLKROSET = 0x125D
+_BLKGETSIZE64 = 0x80081272
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_SAFE = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+
+# The kernel's driver and its options, by what udev calls the file system. An error in it must
+# never stop the live system, and nothing is initialised in passing.
+_EXT = ("ext4", "errors=remount-ro,noinit_itable")
+_DRIVERS = {
+    "ext2": _EXT,
+    "ext3": _EXT,
+    "ext4": _EXT,
+    "xfs": ("xfs", "nouuid"),
+    "btrfs": ("btrfs", ""),
+    "reiserfs": ("reiserfs", ""),
+    "jfs": ("jfs", ""),
+    "iso9660": ("iso9660", ""),
+    "udf": ("udf", ""),
+}
+DISK_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "reiserfs", "jfs"})
+DVD_FILE_SYSTEMS = ("iso9660", "udf")
+
+
+class CommandError(BootgraftError):
+    """A program failed; the message has its arguments, status and output."""
+
+
+def run(argv: Sequence[str], timeout: float = COMMAND_TIMEOUT, *, good: int = 0) -> str:
+    """Run a program without a terminal; give its output. Raises CommandError.
+
+    `good` is the highest exit status that is no failure.
+    """
+    _log.debug("running %s", argv)
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            text=True,
+            errors="backslashreplace",
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommandError(f"cannot run {' '.join(argv)}: {error}") from error
+    if not 0 <= done.returncode <= good:
+        output = (done.stdout + done.stderr).strip()[-2000:]
+        raise CommandError(f"{' '.join(argv)} ended with status {done.returncode}: {output}")
+    return done.stdout
+
+
+def set_read_only(device: Path, *, read_only: bool) -> None:
+    """Let the kernel refuse, or take, writes to a disk or partition."""
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _BLKROSET, struct.pack("i", read_only))
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def snapshot(device: Path) -> Iterator[Path]:
+    """Give a device with the same content whose changes go to memory, and vanish."""
+    WORK.mkdir(mode=0o700, exist_ok=True)
+    name = f"bootgraft-{secrets.token_hex(4)}"
+    with contextlib.ExitStack() as cleanup:
+        changes = WORK / name
+        cleanup.callback(changes.unlink, missing_ok=True)
+        with changes.open("xb") as stream:
+            stream.truncate(SNAPSHOT_SIZE)
+        loop = run(["losetup", "-f"]).strip()
+        run(["losetup", loop, str(changes)])
+        cleanup.callback(run, ["losetup", "-d", loop])
+        table = f"0 {_size(device) // 512} snapshot {device} {loop} N 8"
+        run(["dmsetup", "create", name, "--noudevsync", "--table", table])
+        cleanup.callback(run, ["dmsetup", "remove", "--noudevsync", "--retry", name])
+        yield Path("/dev/mapper") / name
+
+
+def _size(device: Path) -> int:
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size: int = struct.unpack("Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
+    finally:
+        os.close(fd)
+    return size
+
+
+@contextlib.contextmanager
+def mounted(device: Path, fs_type: str, *, writable: bool = False) -> Iterator[Path]:
+    """Mount a file system, nosuid, nodev and noexec, and unmount it.
+
+    Raises RefusedError for a type that is not known here, or where the kernel refuses it.
+    """
+    if fs_type not in _DRIVERS:
+        raise RefusedError(f"{device}: file systems of type {fs_type} are not read")
+    driver, options = _DRIVERS[fs_type]
+    WORK.mkdir(mode=0o700, exist_ok=True)
+    place = Path(tempfile.mkdtemp(dir=WORK, prefix="mount-"))
+    try:
+        flags = _SAFE if writable else _SAFE | _MS_RDONLY
+        _mount(device, place, driver, flags, options)
+        try:
+            yield place
+        finally:
+            _unmount(place)
+    finally:
+        place.rmdir()
+
+
+def _mount(device: Path, place: Path, driver: str, flags: int, options: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.mount(
+        os.fsencode(device),
+        os.fsencode(place),
+        driver.encode(),
+        ctypes.c_ulong(flags),
+        options.encode(),
+    )
+    if done != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise RefusedError(
+            f"the kernel cannot mount {device} as {driver}: {reason}; its file system may be"
+            " damaged: check it in the guest or in a rescue system"
+        )
+
+
+def _unmount(place: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(place), 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), str(place))
+
+
+@contextlib.contextmanager
+def mounted_snapshot(device: Path, fs_type: str) -> Iterator[Path]:
+    """Mount a file system to look at it, as it is after its journal; the disk is not written."""
+    with snapshot(device) as copy, mounted(copy, fs_type) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def mounted_dvd(device: Path, name: str) -> Iterator[Path]:
+    """Mount a DVD as ISO 9660, or else as UDF. Raises RefusedError where it is neither."""
+    with contextlib.ExitStack() as stack:
+        for fs_type in DVD_FILE_SYSTEMS:
+            with contextlib.suppress(RefusedError):
+                place = stack.enter_context(mounted(device, fs_type))
+                break
+        else:
+            raise RefusedError(f"{name} holds a DVD that is neither ISO 9660 nor UDF")
+        yield place
+
+
+@contextlib.contextmanager
+def mounted_for_writing(disk: Path, device: Path, fs_type: str) -> Iterator[Path]:
+    """Mount a file system to write to it; afterwards its journal is empty, and it is read-only."""
+    hold_clock_back(device)
+    set_read_only(disk, read_only=False)
+    set_read_only(device, read_only=False)
+    try:
+        with mounted(device, fs_type, writable=True) as place:
+            yield place
+        _flush(device)
+    finally:
+        set_read_only(device, read_only=True)
+        set_read_only(disk, read_only=True)
+
+
+def _flush(device: Path) -> None:
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtSuperblock:
+    """What the superblock of an ext2, ext3 or ext4 says of its state."""
+
+    written: int  # seconds since 1970: the last write
+    has_errors: bool
+    has_dirty_journal: bool
+
+
+def read_ext_superblock(device: Path) -> ExtSuperblock | None:
+    """Read it; None for another file system."""
+    with device.open("rb") as stream:
+        stream.seek(1024)
+        block = stream.read(1024)
+    if len(block) < 1024 or block[0x38:0x3A] != b"\x53\xef":
+        return None
+    (written,) = struct.unpack_from("<I", block, 0x30)
+    (state,) = struct.unpack_from("<H", block, 0x3A)
+    (incompatible,) = struct.unpack_from("<I", block, 0x60)
+    return ExtSuperblock(written, bool(state & 2), bool(incompatible & 4))
+
+
+def clock_for_write(written: int, now: float) -> float | None:
+    """Give the time to set so that a mount is no later than a second after the last write.
+
+    None where the clock is early enough. Distributions of that time stop at boot when a file
+    system was last mounted in the future.
+    """
+    return None if now <= written + 1 else written + 1.0
+
+
+def hold_clock_back(device: Path) -> None:
+    """Set the system's clock, never the RTC, for a write to this file system."""
+    superblock = read_ext_superblock(device)
+    target = clock_for_write(superblock.written, time.time()) if superblock else None
+    if target is not None:
+        _log.info("setting the live system's clock to %d for %s", target, device)
+        time.clock_settime(time.CLOCK_REALTIME, target)
+
+
+def check_file_system(device: Path, fs_type: str, name: str) -> None:
+    """Check an ext file system on a snapshot of it; raises RefusedError where it is damaged."""
+    if not fs_type.startswith("ext"):
+        return
+    superblock = read_ext_superblock(device)
+    if superblock is not None and superblock.has_errors:
+        raise RefusedError(_damaged(name, "its superblock records errors"))
+    if _size(device) > FULL_CHECK_LIMIT:
+        return
+    try:
+        run(["e2fsck", "-f", "-n", str(device)], CHECK_TIMEOUT)
+    except CommandError as error:
+        raise RefusedError(_damaged(name, str(error))) from error
+
+
+def _damaged(name: str, what: str) -> str:
+    return f"{name} is damaged: {what}. Repair it with e2fsck first; nothing was changed"

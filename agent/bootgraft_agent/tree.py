@@ -1,0 +1,183 @@
+"""Tree mode: the same graft on file systems that are mounted already, in any live system."""
+
+import contextlib
+import ctypes
+import datetime
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootgraft_agent import grub
+from bootgraft_agent.apply import Outcome, Progress, apply_plan, roll_back
+from bootgraft_agent.errors import InvalidRequestError, RefusedError
+from bootgraft_agent.files import Tree, WritableTree
+from bootgraft_agent.guest import (
+    BootDirectory,
+    Guest,
+    find_boot_directories,
+    read_boot,
+    read_existing,
+    read_initrd_drivers,
+    read_kernels,
+    read_payload,
+    read_root,
+)
+from bootgraft_agent.plan import BACKUPS, Options, Plan, Where
+from bootgraft_agent.recipes import hyperv_shim
+
+# Linux, include/uapi/linux/fs.h
+_FIFREEZE = 0xC0045877
+_FITHAW = 0xC0045878
+# The machine's disks are unknown here; an IDE machine has up to these.
+_HD_NAMES = ("hda", "hdb", "hdc", "hdd")
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """Where the guest's file systems are mounted; they are the Volumes of an apply.
+
+    root: the guest's root directory. boot: the mount point of its boot partition; None where
+    /boot is a directory of the root file system. payload: a directory with `shim` in it.
+    """
+
+    root_directory: Path
+    boot_directory: Path | None
+    payload_directory: Path | None
+
+    def check(self) -> None:
+        """Refuse what is no directory. Raises InvalidRequestError."""
+        named = {
+            "--root": self.root_directory,
+            "--boot": self.boot_directory,
+            "--payload": self.payload_directory,
+        }
+        for option, path in named.items():
+            if path is not None and not path.is_dir():
+                raise InvalidRequestError(f"{option} {path} is not a directory")
+
+    def _directory(self, where: Where) -> Path:
+        if where == "boot" and self.boot_directory is not None:
+            return self.boot_directory
+        return self.root_directory
+
+    def read(self, where: Where) -> Tree:
+        """Open a volume for reading."""
+        return Tree(self._directory(where))
+
+    @contextlib.contextmanager
+    def write(self, where: Where) -> Iterator[WritableTree]:
+        """Open a volume for writing; everything is on the disk when it closes."""
+        directory = self._directory(where)
+        with WritableTree(directory) as tree:
+            yield tree
+            settle(directory)
+
+    def payload(self) -> Tree:
+        """Open the payload for reading."""
+        if self.payload_directory is None:
+            raise InvalidRequestError("name the payload's directory with --payload")
+        return Tree(self.payload_directory)
+
+    def name(self, where: Where) -> str:
+        """Name a volume by its directory."""
+        return str(self._directory(where))
+
+
+def settle(directory: Path) -> None:
+    """Write a file system's data and its journal to their places.
+
+    GRUB reads a disk without replaying the journal, so a mounted file system is frozen for an
+    instant, which empties it. Not the running system's own root: a process killed in that instant
+    would leave it frozen.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(directory))
+        if os.fstat(fd).st_dev != Path("/").stat().st_dev and os.path.ismount(directory):
+            with contextlib.suppress(OSError):  # not every file system can be frozen
+                fcntl.ioctl(fd, _FIFREEZE, 0)
+                fcntl.ioctl(fd, _FITHAW, 0)
+    finally:
+        os.close(fd)
+
+
+def make_plan(trees: Trees, grub_root: str | None, options: Options) -> Plan:
+    """Read the mounted trees and decide. Raises RefusedError, InvalidRequestError."""
+    trees.check()
+    options.check()
+    guest = _read(trees, grub_root)
+    return hyperv_shim.plan(guest, options)
+
+
+def graft(trees: Trees, plan: Plan, progress: Progress) -> Outcome:
+    """Carry out a plan on the mounted trees."""
+    return apply_plan(plan, trees, new_run_id(), progress)
+
+
+def undo(trees: Trees, run_id: str | None, progress: Progress) -> Outcome:
+    """Roll the latest graft back, or the one named."""
+    trees.check()
+    prefix = "" if trees.boot_directory is not None else "boot/"
+    return roll_back(f"{prefix}{BACKUPS}", trees, run_id, progress)
+
+
+def new_run_id() -> str:
+    """Give an id that names a run by its time."""
+    now = datetime.datetime.now(tz=datetime.UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def _read(trees: Trees, grub_root: str | None) -> Guest:
+    with trees.read("boot") as boot_tree, trees.read("root") as root_tree:
+        directory = _boot_directory(trees, boot_tree)
+        boot = read_boot(boot_tree, trees.name("boot"), directory, menu_is_embedded=False)
+        bios, warnings = _bios_device(grub_root, boot.menu.content, boot.saved_default)
+        kernels = read_kernels(boot_tree, boot, root_tree)
+        with trees.payload() as payload_tree:
+            payload = read_payload(payload_tree, str(trees.payload_directory))
+        return Guest(
+            boot=boot,
+            bios=bios,
+            hd_names=_HD_NAMES,
+            kernels=kernels,
+            root=read_root(root_tree, trees.name("root"), read_only=root_tree.room().read_only),
+            root_problem=None,
+            payload=payload,
+            payload_problem=None,
+            existing=read_existing(boot_tree, boot, payload),
+            initrd_drivers=read_initrd_drivers(boot_tree, boot, kernels),
+            warnings=warnings,
+        )
+
+
+def _boot_directory(trees: Trees, tree: Tree) -> BootDirectory:
+    prefix = "" if trees.boot_directory is not None else "boot/"
+    found = [each for each in find_boot_directories(tree) if each.prefix == prefix]
+    if not found:
+        raise RefusedError(
+            f"{trees.name('boot')}: no GRUB legacy files in /{prefix}grub; name the mounted boot"
+            " partition with --boot"
+        )
+    return found[0]
+
+
+def _bios_device(
+    grub_root: str | None, menu: bytes, saved_default: int
+) -> tuple[grub.Device, tuple[str, ...]]:
+    """Give the device for the new entry's `root`: as asked for, or as the default entry has it."""
+    if grub_root is not None:
+        device = grub.parse_device(grub_root.encode())
+        if device is None or device.partition is None:
+            raise InvalidRequestError(f"--grub-root takes a partition as (hd0,0), not {grub_root}")
+        return device, ()
+    default = grub.parse_menu(menu).boot_entry(saved_default)
+    for command in default.commands if default else ():
+        device = grub.parse_device(command.argument) if command.name == b"root" else None
+        if device is not None and device.partition is not None:
+            return device, ()
+    return grub.Device(0, 0), ("the default entry names no root; (hd0,0) is taken: --grub-root",)

@@ -1,0 +1,192 @@
+"""Facts, plans and outcomes as data for the wire and `--json`, and as text for people.
+
+No secret of the guest leaves through here, and no control character reaches a terminal.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from bootgraft_agent.apply import Outcome
+from bootgraft_agent.disks import Disk, DvdDrive
+from bootgraft_agent.grub import parse_menu
+from bootgraft_agent.guest import Guest, Payload
+from bootgraft_agent.plan import Plan, WriteFile, readable
+from bootgraft_agent.recipes.hyperv_shim import device_text
+from bootgraft_agent.wire import JSON
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would act on; line ends and tabs stay."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else _escaped(each) for each in text
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def disks_json(disks: Iterable[Disk], drives: Iterable[DvdDrive]) -> dict[str, JSON]:
+    """Give the machine's disks and DVD drives."""
+    return {
+        "disks": [_disk_json(disk) for disk in disks],
+        "dvd_drives": [
+            {
+                "name": drive.name,
+                "kernel_name": drive.kernel_name,
+                "channel": drive.channel,
+                "unit": drive.unit,
+                "has_medium": drive.has_medium,
+                "label": drive.label,
+                "is_live_medium": drive.is_live_medium,
+            }
+            for drive in drives
+        ],
+    }
+
+
+def _disk_json(disk: Disk) -> dict[str, JSON]:
+    return {
+        "name": disk.name,
+        "kernel_name": disk.kernel_name,
+        "bus": disk.bus,
+        "channel": disk.channel,
+        "unit": disk.unit,
+        "size": disk.size,
+        "model": disk.model,
+        "table": disk.table,
+        "problem": disk.problem,
+        "partitions": [
+            {
+                "name": part.name,
+                "number": part.number,
+                "offset": part.offset,
+                "size": part.size,
+                "active": part.active,
+                "fs_type": part.fs_type,
+                "label": part.label,
+                "uuid": part.uuid,
+            }
+            for part in disk.partitions
+        ],
+    }
+
+
+def guest_json(guest: Guest) -> dict[str, JSON]:
+    """Give what was found in the guest."""
+    menu = parse_menu(guest.boot.menu.content)
+    return {
+        "boot": {
+            "volume": guest.boot.volume,
+            "bios": device_text(guest.bios),
+            "directory": f"/{guest.boot.prefix}",
+            "menu": f"/{guest.boot.menu.path}",
+            "default": menu.default,
+            "default_saved": menu.default_saved,
+            "timeout": menu.timeout,
+            "hidden": menu.hidden,
+            "entries": [_text(entry.title) for entry in menu.entries],
+            "device_map": f"/{guest.boot.device_map.path}" if guest.boot.device_map else None,
+        },
+        "kernels": [
+            {
+                "path": f"/{kernel.path}",
+                "version": kernel.version,
+                "format": kernel.image.format,
+                "bits": kernel.image.bits,
+                "xen": kernel.image.xen,
+                "initrd": f"/{kernel.initrd}" if kernel.initrd else None,
+                "problem": kernel.image.problem,
+            }
+            for kernel in guest.kernels
+        ],
+        "root": guest.root.volume if guest.root else None,
+        "root_problem": guest.root_problem,
+        "payload": _payload_json(guest.payload) if guest.payload else None,
+        "payload_problem": guest.payload_problem,
+        "dirty_journals": list(guest.dirty_journals),
+    }
+
+
+def _payload_json(payload: Payload) -> dict[str, JSON]:
+    return {
+        "name": payload.name,
+        "files": [
+            {
+                "name": file.name,
+                "size": file.size,
+                "sha256": file.sha256,
+                "multiboot": file.image.multiboot,
+                "problem": file.image.problem,
+            }
+            for file in payload.files
+        ],
+    }
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def plan_json(plan: Plan) -> dict[str, JSON]:
+    """Give a plan: its steps in words, its diffs, its warnings, and its identity."""
+    return {
+        "recipe": plan.recipe,
+        "plan_sha256": plan.sha256(),
+        "already_grafted": plan.is_done,
+        "steps": [{"kind": type(step).__name__, "text": step.describe()} for step in plan.steps],
+        "diffs": [{"path": path, "diff": diff} for path, diff in plan.diffs()],
+        "warnings": list(plan.warnings),
+    }
+
+
+def outcome_json(outcome: Outcome, plan: Plan | None = None) -> dict[str, JSON]:
+    """Give what was done; with the plan also the texts before and after."""
+    result: dict[str, JSON] = {
+        "run_id": outcome.run_id,
+        "changed": bool(outcome.changes),
+        "changes": [
+            {"path": each.target, "before_sha256": each.before, "after_sha256": each.after}
+            for each in outcome.changes
+        ],
+        "verified": list(outcome.verified),
+        "warnings": [*(plan.warnings if plan else ()), *outcome.warnings],
+    }
+    if plan is not None:
+        result["diffs"] = [{"path": path, "diff": diff} for path, diff in plan.diffs()]
+        result["texts"] = [
+            {
+                "path": str(step.target),
+                "before": readable(step.before),
+                "after": readable(step.after),
+            }
+            for step in plan.steps
+            if isinstance(step, WriteFile)
+        ]
+    return result
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """Say a plan in words, its diffs and warnings included."""
+    if plan.is_done:
+        yield "The graft is there already; nothing is to be done."
+    else:
+        yield f"Plan {plan.sha256()[:12]}, recipe {plan.recipe}:"
+    for number, step in enumerate(plan.steps, start=1):
+        yield f"  {number}. {step.describe()}"
+    for _, diff in plan.diffs():
+        yield diff
+    yield from warning_lines(plan.warnings)
+
+
+def outcome_lines(outcome: Outcome, done: str) -> Iterator[str]:
+    """Say what was done and read back."""
+    for each in outcome.changes:
+        yield f"{done} {each.target}"
+    for line in outcome.verified:
+        yield f"verified: {line}"
+    yield from warning_lines(outcome.warnings)
+
+
+def warning_lines(warnings: Sequence[str]) -> Iterator[str]:
+    """Say what the user should know."""
+    return (f"warning: {warning}" for warning in warnings)
