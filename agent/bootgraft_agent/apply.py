@@ -9,6 +9,7 @@ root file system lie between the two. A rollback goes the same way back.
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from bootgraft_agent.plan import CopyFile, Plan, Target, Where, WriteFile, sha25
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256 * 1024
+_BACKUP = re.compile(r"\d{3}")
 
 
 class Volumes(Protocol):
@@ -126,7 +128,7 @@ def _plan_changes(plan: Plan, times: dict[str, int]) -> Iterator[Change]:
                 path=step.target.path,
                 before=sha256(step.before),
                 after=sha256(step.after),
-                backup=f"{number:03}",
+                backup=f"{number:03}",  # as _BACKUP has it
                 mtime_ns=times.get(step.target.path) if step.target.where == "root" else None,
                 is_menu=step.target == plan.check.menu,
             )
@@ -144,6 +146,8 @@ def _prepare(
     with volumes.write("boot") as boot:
         for parent in {parent_of(plan.backups), parent_of(plan.check.menu.path)}:
             boot.remove_temporaries(parent)
+        if boot.is_directory(plan.backups):
+            _remove_orphans(plan.backups, boot)
         boot.make_directory(plan.backups)
         boot.make_directory(directory)
         progress(f"backing up to {volumes.name('boot')}:/{directory}", 0, 0)
@@ -320,6 +324,10 @@ def roll_back(backups: str, volumes: Volumes, run_id: str | None, progress: Prog
     """
     with volumes.read("boot") as boot:
         manifests = {each.run_id: each for each in read_manifests(boot, backups)}
+        has_orphans = not manifests and boot.is_directory(backups)
+    if has_orphans:
+        with volumes.write("boot") as writable:
+            _remove_orphans(backups, writable)
     if not manifests and run_id is None:
         return Outcome(None, (), (), ("there is no graft to roll back",))
     latest = list(manifests.values())[-1].run_id if manifests else None
@@ -358,7 +366,7 @@ def _restore(
     """Put the old files back: the menu first, then the root file system, then the rest."""
     directory = f"{backups}/{manifest.run_id}"
     with volumes.read("boot") as boot:
-        if not boot.is_directory(directory):
+        if not boot.is_directory(backups):
             return []  # the run did not come to its first write
         changed = [
             each for each in manifest.changes if each.where == "boot" and _is_after(each, boot)
@@ -455,15 +463,27 @@ def _restore_root(
 
 
 def _remove_backups(backups: str, manifest: Manifest, boot: WritableTree) -> None:
-    """Remove a run's backups, its manifest last; the directory above when it is empty."""
-    directory = f"{backups}/{manifest.run_id}"
-    if not boot.is_directory(directory):
-        return
-    boot.remove_temporaries(directory)
-    names = [each.backup for each in manifest.changes if each.backup is not None]
-    for path in (f"{directory}/{name}" for name in (*names, NAME)):
-        if boot.digest(path) is not None:
-            boot.remove(path)
-    for path in (directory, backups):
-        if not boot.names(path):
-            boot.remove_directory(path)
+    """Remove a run's manifest, then, since it has none any more, its backups."""
+    path = f"{backups}/{manifest.run_id}/{NAME}"
+    if boot.is_file(path):
+        boot.remove(path)
+    _remove_orphans(backups, boot)
+
+
+def _remove_orphans(backups: str, boot: WritableTree) -> None:
+    """Remove what runs without a manifest left: they were cut off at one of their ends.
+
+    Without one there are only second names and copies of files that are in place.
+    """
+    for name in boot.names(backups):
+        directory = f"{backups}/{name}"
+        if not boot.is_directory(directory) or boot.exists(f"{directory}/{NAME}"):
+            continue
+        boot.remove_temporaries(directory)
+        for backup in boot.names(directory):
+            if _BACKUP.fullmatch(backup):
+                boot.remove(f"{directory}/{backup}")
+        if not boot.names(directory):
+            boot.remove_directory(directory)
+    if not boot.names(backups):
+        boot.remove_directory(backups)

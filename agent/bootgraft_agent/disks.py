@@ -280,7 +280,7 @@ def _read_disk(
     partitions: tuple[Partition, ...] = ()
     if _is_one_file_system(device, table):
         table, problem = PartitionTable(None), None
-        whole = TableEntry(0, offset=0, size=device.size, active=False, extended=False)
+        whole = TableEntry(0, offset=0, size=device.size, active=False)
         partitions = (_describe_partition(name, whole, device.kernel_name, device),)
     elif problem is None:
         partitions = tuple(

@@ -98,7 +98,6 @@ def _list_entries(disk: parted.Disk) -> tuple[TableEntry, ...]:
             offset=partition.geometry.start * sector_size,
             size=partition.geometry.length * sector_size,
             active=partition.getFlag(_ACTIVE_FLAGS[disk.type]),
-            extended=partition.type == parted.PARTITION_EXTENDED,
         )
         for partition in disk.partitions
     )

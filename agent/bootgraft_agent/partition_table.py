@@ -33,7 +33,6 @@ class TableEntry:
     offset: int
     size: int
     active: bool
-    extended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,7 @@ def read_partition_table(path: Path, timeout: float = _TIMEOUT) -> PartitionTabl
             reader = subprocess.run(
                 [sys.executable, "-I", "-m", "bootgraft_agent.libparted", readable],
                 stdin=subprocess.DEVNULL,
+                env={"LC_ALL": "C"},
                 capture_output=True,
                 timeout=timeout,
                 check=False,
@@ -59,13 +59,13 @@ def read_partition_table(path: Path, timeout: float = _TIMEOUT) -> PartitionTabl
     except subprocess.TimeoutExpired:
         return _damaged(f"reading it took longer than {timeout:.0f} s")
     except OSError as error:
-        return _damaged(str(error))
+        return _damaged(f"{path.name}: {error.strerror}")
     if reader.returncode != 0:
         return _damaged(_explain_failure(reader))
-    return parse_answer(reader.stdout)
+    return _parse_answer(reader.stdout)
 
 
-def parse_answer(answer: bytes) -> PartitionTable:
+def _parse_answer(answer: bytes) -> PartitionTable:
     """Parse what the reading process prints: a PartitionTable as JSON."""
     fields = json.loads(answer)
     entries = tuple(TableEntry(**entry) for entry in fields.pop("entries"))

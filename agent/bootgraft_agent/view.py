@@ -115,7 +115,7 @@ def _payload_json(payload: Payload) -> dict[str, JSON]:
                 "name": file.name,
                 "size": file.size,
                 "sha256": file.sha256,
-                "multiboot": file.image.multiboot,
+                "format": file.image.format,
                 "problem": file.image.problem,
             }
             for file in payload.files

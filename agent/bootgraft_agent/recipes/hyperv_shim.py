@@ -254,7 +254,9 @@ def _without_entry(
 def choose_shim(guest: Guest, kernel: Kernel, options: Options) -> PayloadFile:
     """Choose the multiboot file of the payload that the new entry loads."""
     files = guest.require_payload().files
-    shims = [each for each in files if each.image.multiboot and each.image.problem is None]
+    shims = [
+        each for each in files if each.image.format == "multiboot" and each.image.problem is None
+    ]
     listed = ", ".join(f"{each.name} ({_shim_word(each)})" for each in files)
     if options.shim is not None:
         named = [each for each in shims if options.shim in {each.name, each.source}]
@@ -280,7 +282,7 @@ def choose_shim(guest: Guest, kernel: Kernel, options: Options) -> PayloadFile:
 def _shim_word(file: PayloadFile) -> str:
     if file.image.problem is not None:
         return file.image.problem
-    return "multiboot" if file.image.multiboot else "not a multiboot program"
+    return "multiboot" if file.image.format == "multiboot" else "not a multiboot program"
 
 
 def _said_bits(name: str) -> set[int | None]:

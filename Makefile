@@ -1,0 +1,34 @@
+# make demo      build the ISO, make an appliance that cannot boot, graft it, boot it
+# make test      all checks, unit tests and one end-to-end run
+# make test-vm   the larger matrices, too
+# Each works alone on a fresh Debian 12 or 13, as root or with sudo.
+
+PYTHON := .venv/bin/python
+ISO := build/bootgraft.iso
+
+.PHONY: demo test test-vm lint iso prepare clean
+
+demo: iso
+	PYTHONPATH=tests $(PYTHON) -m vm.demo --iso $(ISO)
+
+test: iso lint
+	$(PYTHON) -m pytest -m "not matrix"
+
+test-vm: iso
+	$(PYTHON) -m pytest
+
+lint: prepare
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	git ls-files -z '*.sh' image-build/auto .ci/run | xargs -0 shellcheck
+
+iso: prepare
+	@[ -f $(ISO) ] && [ "$$(cat $(ISO).inputs)" = "$$(image-build/build.sh --hash)" ] \
+		|| image-build/build.sh --output $(ISO)
+
+prepare:
+	tools/prepare.sh
+
+clean:
+	rm -rf build

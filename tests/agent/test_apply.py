@@ -1,0 +1,324 @@
+"""Apply and rollback on real trees: failures and power cuts at every single write."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bootgraft_agent import grub
+from bootgraft_agent.apply import Outcome, apply_plan, roll_back
+from bootgraft_agent.errors import ChangesLeftError, RefusedError
+from bootgraft_agent.files import Tree, WritableTree
+from bootgraft_agent.plan import BootCheck, CopyFile, Plan, Step, Target, Where, WriteFile, sha256
+
+OLD_MENU = b"default 0\ntitle old\n\troot (hd0,0)\n\tkernel /vmlinuz\n"
+NEW_MENU = b"default 1\n" + OLD_MENU.partition(b"\n")[2] + b"title new\n\tkernel /shim\n"
+SHIM = bytes(range(256)) * 3000
+MENU = Target("boot", "hda1", "grub/grub.conf")
+FSTAB = Target("root", "hda2", "etc/fstab")
+MAP = Target("boot", "hda1", "grub/device.map")
+COPY = CopyFile(Target("boot", "hda1", "shim"), "shim/shim", len(SHIM), sha256(SHIM))
+STEPS: tuple[Step, ...] = (
+    COPY,
+    WriteFile(MAP, b"(hd0) /dev/xvda\n", b"(hd0) /dev/hda\n", "its new name"),
+    WriteFile(FSTAB, b"/dev/xvda2 / ext3\n", b"/dev/hda2 / ext3\n", "its new name"),
+    WriteFile(MENU, OLD_MENU, NEW_MENU, "the new entry"),
+)
+PLAN = Plan("test", STEPS, BootCheck(MENU, 1, (COPY.target,)), "bootgraft", ())
+
+
+class PowerCutError(BaseException):
+    """The machine is gone; nothing of ours runs any more."""
+
+
+class CountingTree(WritableTree):
+    """A tree whose n-th change fails, instead of being made."""
+
+    on_change: Callable[[], None]
+
+
+def _counted(name: str) -> Callable[..., object]:
+    original = getattr(WritableTree, name)
+
+    def method(self: CountingTree, *args: object, **kwargs: object) -> object:
+        self.on_change()
+        return original(self, *args, **kwargs)
+
+    return method
+
+
+CHANGES = ("make_directory", "write_temporary", "rename", "link", "remove", "remove_directory")
+for _name in CHANGES:
+    setattr(CountingTree, _name, _counted(_name))
+
+
+class Volumes:
+    """The volumes of a guest as plain directories, with a fault at the n-th change."""
+
+    def __init__(self, base: Path, fault: BaseException | None = None, at: int = -1) -> None:
+        self.base = base
+        self.changes = 0
+        self.openings: list[tuple[str, list[str]]] = []
+        self._fault = fault
+        self._at = at
+
+    def read(self, where: Where) -> Tree:
+        return Tree(self.base / where)
+
+    @contextmanager
+    def write(self, where: Where) -> Iterator[WritableTree]:
+        names: list[str] = []
+        self.openings.append((where, names))
+        with CountingTree(self.base / where) as tree:
+            tree.on_change = self._count
+            yield tree
+
+    def _count(self) -> None:
+        self.changes += 1
+        if self._fault is not None and self.changes == self._at:
+            raise self._fault
+
+    def payload(self) -> Tree:
+        return Tree(self.base / "payload")
+
+    def name(self, where: Where) -> str:
+        return {"boot": "hda1", "root": "hda2"}[where]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    for path, content in {
+        "boot/grub/grub.conf": OLD_MENU,
+        "boot/grub/device.map": b"(hd0) /dev/xvda\n",
+        "boot/vmlinuz": b"kernel",
+        "root/etc/fstab": b"/dev/xvda2 / ext3\n",
+        "payload/shim/shim": SHIM,
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    (tmp_path / "boot/grub/menu.lst").symlink_to("./grub.conf")
+    (tmp_path / "boot/grub/grub.conf").chmod(0o600)
+    return tmp_path
+
+
+def state(base: Path) -> dict[str, tuple[str, int, int]]:
+    """Everything of the guest that a rollback must bring back: content, mode, time."""
+    found = {}
+    for path in sorted(p for where in ("boot", "root") for p in (base / where).rglob("*")):
+        status = path.lstat()
+        if path.is_symlink():
+            content = str(path.readlink())
+        else:
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "dir"
+        time = status.st_mtime_ns if path.is_file() else 0
+        found[str(path.relative_to(base))] = (content, status.st_mode, time)
+    return found
+
+
+def silent(text: str, done: int, total: int) -> None:
+    assert text
+    assert 0 <= done <= total
+
+
+def graft(base: Path, volumes: Volumes | None = None, run_id: str = "run-1") -> Outcome:
+    return apply_plan(remaining(base), volumes or Volumes(base), run_id, silent)
+
+
+def remaining(base: Path) -> Plan:
+    """The plan for what is not done yet, as a recipe would make it."""
+    steps = []
+    for step in STEPS:
+        assert isinstance(step, CopyFile | WriteFile)
+        path = base / step.target.where / step.target.path
+        wanted = step.sha256 if isinstance(step, CopyFile) else sha256(step.after)
+        if not path.exists() or sha256(path.read_bytes()) != wanted:
+            steps.append(step)
+    return Plan(PLAN.recipe, tuple(steps), PLAN.check, PLAN.backups, ())
+
+
+def count_changes(base: Path, work: Callable[[Volumes], object]) -> int:
+    volumes = Volumes(base)
+    work(volumes)
+    return volumes.changes
+
+
+def assert_boots(base: Path) -> None:
+    """GRUB finds the old menu or the new one, and every file that it names is complete."""
+    menu = (base / "boot/grub/grub.conf").read_bytes()
+    assert menu in (OLD_MENU, NEW_MENU)
+    if menu == NEW_MENU:
+        assert (base / "boot/shim").read_bytes() == SHIM
+    assert (base / "root/etc/fstab").read_bytes() in (b"/dev/xvda2 / ext3\n", b"/dev/hda2 / ext3\n")
+
+
+def test_a_graft_changes_what_it_says_and_verifies_it(base: Path) -> None:
+    outcome = graft(base)
+    assert (base / "boot/grub/menu.lst").read_bytes() == NEW_MENU
+    assert (base / "boot/grub/grub.conf").stat().st_mode & 0o777 == 0o600
+    assert [change.target for change in outcome.changes] == [
+        "hda1:/shim",
+        "hda1:/grub/device.map",
+        "hda2:/etc/fstab",
+        "hda1:/grub/grub.conf",
+    ]
+    assert any("entry 1 is the default" in line for line in outcome.verified)
+
+
+def test_the_menu_is_switched_alone_in_an_opening_of_its_own(base: Path) -> None:
+    volumes = Volumes(base)
+    seen: list[tuple[bytes, bool]] = []
+    original = volumes.write
+
+    @contextmanager
+    def spied(where: Where) -> Iterator[WritableTree]:
+        with original(where) as tree:
+            yield tree
+        seen.append(((base / "boot/grub/grub.conf").read_bytes(), (base / "boot/shim").exists()))
+
+    volumes.write = spied  # type: ignore[method-assign]
+    graft(base, volumes)
+    assert seen == [(OLD_MENU, True), (OLD_MENU, True), (NEW_MENU, True)]
+    assert [where for where, _ in volumes.openings] == ["boot", "root", "boot"]
+
+
+def test_a_finished_plan_writes_nothing(base: Path) -> None:
+    graft(base)
+    volumes = Volumes(base)
+    assert graft(base, volumes, "run-2").changes == ()
+    assert volumes.openings == []
+
+
+def test_a_rollback_brings_everything_back(base: Path) -> None:
+    before = state(base)
+    graft(base)
+    outcome = roll_back("bootgraft", Volumes(base), None, silent)
+    assert state(base) == before
+    assert len(outcome.changes) == 4
+    again = roll_back("bootgraft", Volumes(base), None, silent)
+    assert again.changes == ()
+    assert again.warnings == ("there is no graft to roll back",)
+
+
+def test_a_failure_at_any_change_is_taken_back_whole(base: Path) -> None:
+    before = state(base)
+    total = count_changes(base, lambda volumes: graft(base, volumes))
+    roll_back("bootgraft", Volumes(base), None, silent)
+    assert total > 10
+    for at in range(1, total + 1):
+        with pytest.raises(RefusedError, match="taken back whole: No space left"):
+            graft(base, Volumes(base, OSError(28, "No space left on device"), at))
+        assert state(base) == before, f"change {at} of {total}"
+
+
+def test_after_a_power_cut_at_any_change_grub_finds_old_or_new_and_a_second_run_finishes(
+    base: Path,
+) -> None:
+    before = state(base)
+    total = count_changes(base, lambda volumes: graft(base, volumes))
+    roll_back("bootgraft", Volumes(base), None, silent)
+    for at in range(1, total + 1):
+        with pytest.raises(PowerCutError):
+            graft(base, Volumes(base, PowerCutError(), at))
+        assert_boots(base)
+        graft(base, run_id="run-2")
+        assert (base / "boot/grub/grub.conf").read_bytes() == NEW_MENU
+        assert not list(base.rglob(".bootgraft-*"))
+        for _ in range(2):
+            roll_back("bootgraft", Volumes(base), None, silent)
+        assert state(base) == before, f"change {at} of {total}"
+
+
+def test_after_a_power_cut_in_a_rollback_grub_finds_old_or_new_and_a_second_one_finishes(
+    base: Path,
+) -> None:
+    before = state(base)
+    graft(base)
+    total = count_changes(base, lambda volumes: roll_back("bootgraft", volumes, None, silent))
+    for at in range(1, total + 1):
+        graft(base)
+        with pytest.raises(PowerCutError):
+            roll_back("bootgraft", Volumes(base, PowerCutError(), at), None, silent)
+        assert_boots(base)
+        roll_back("bootgraft", Volumes(base), None, silent)
+        leftover = base / "boot/bootgraft"
+        assert not leftover.exists() or not list(leftover.rglob("manifest.json"))
+        assert {k: v for k, v in state(base).items() if "bootgraft" not in k} == before
+        graft(base)
+        roll_back("bootgraft", Volumes(base), None, silent)
+        assert state(base) == before, f"change {at} of {total}"
+
+
+@pytest.mark.parametrize("path", ["boot/grub/grub.conf", "boot/shim", "root/etc/fstab"])
+def test_a_rollback_refuses_to_lose_what_somebody_changed_since(base: Path, path: str) -> None:
+    graft(base)
+    (base / path).write_bytes(b"edited by the administrator")
+    before = state(base)
+    with pytest.raises(RefusedError, match="has been changed since run run-1"):
+        roll_back("bootgraft", Volumes(base), None, silent)
+    assert state(base) == before
+
+
+@pytest.mark.parametrize("path", ["boot/grub/grub.conf", "boot/grub/device.map", "root/etc/fstab"])
+def test_a_file_that_changed_since_the_plan_ends_the_graft_undone(base: Path, path: str) -> None:
+    (base / path).write_bytes(b"changed in between")
+    before = state(base)
+    with pytest.raises(RefusedError, match="has changed since the plan was made"):
+        apply_plan(PLAN, Volumes(base), "run-1", silent)
+    assert state(base) == before
+
+
+def test_a_payload_that_is_not_what_the_plan_saw_ends_the_graft_undone(base: Path) -> None:
+    before = state(base)
+    (base / "payload/shim/shim").write_bytes(SHIM[:-1])
+    with pytest.raises(RefusedError, match="changed while it was copied"):
+        apply_plan(PLAN, Volumes(base), "run-1", silent)
+    assert state(base) == before
+
+
+def test_what_cannot_be_taken_back_is_named_with_its_backups(base: Path) -> None:
+    class Broken(Volumes):
+        def _count(self) -> None:
+            super()._count()
+            if self.changes >= 8:
+                raise OSError(5, "Input/output error")
+
+    with pytest.raises(ChangesLeftError, match="backups lie in hda1:/bootgraft/run-1"):
+        graft(base, Broken(base))
+
+
+def test_an_unknown_run_is_refused_with_those_that_there_are(base: Path) -> None:
+    graft(base)
+    with pytest.raises(RefusedError, match="no run nonsense on this guest; there are: run-1"):
+        roll_back("bootgraft", Volumes(base), "nonsense", silent)
+
+
+@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"[" * 5000, b'{"version": 9}'])
+def test_a_damaged_manifest_is_refused_and_nothing_changed(base: Path, damage: bytes) -> None:
+    graft(base)
+    (base / "boot/bootgraft/run-1/manifest.json").write_bytes(damage)
+    before = state(base)
+    with pytest.raises(RefusedError, match="manifest"):
+        roll_back("bootgraft", Volumes(base), None, silent)
+    assert state(base) == before
+
+
+def test_backups_are_for_root_alone(base: Path) -> None:
+    graft(base)
+    assert (base / "boot/bootgraft").stat().st_mode & 0o777 == 0o700
+    copies = base / "boot/bootgraft/run-1"
+    assert {path.stat().st_mode & 0o077 for path in copies.glob("00[23]")} == {0}
+
+
+def test_the_old_menu_keeps_its_inode_as_backup(base: Path) -> None:
+    inode = (base / "boot/grub/grub.conf").stat().st_ino
+    graft(base)
+    assert (base / "boot/bootgraft/run-1/003").stat().st_ino == inode
+    roll_back("bootgraft", Volumes(base), None, silent)
+    assert (base / "boot/grub/grub.conf").stat().st_ino == inode
+
+
+def test_the_new_menu_is_read_back_as_grub_reads_it(base: Path) -> None:
+    graft(base)
+    assert grub.parse_menu((base / "boot/grub/grub.conf").read_bytes()).default == 1
