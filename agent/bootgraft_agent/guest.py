@@ -107,7 +107,6 @@ class Root:
 
     volume: str
     texts: Mapping[str, TextFile]  # those of ROOT_TEXTS that exist, by that name
-    read_only: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,7 @@ class Guest:
     payload_problem: str | None  # why there is no payload
     existing: Mapping[str, str | None]  # SHA-256 of what stands where the payload's files go
     initrd_drivers: Mapping[str, frozenset[str] | None]  # by the initrd's path; None: unreadable
+    read_only: tuple[str, ...] = ()  # volumes that cannot be written
     dirty_journals: tuple[str, ...] = ()  # volumes whose journal is to be replayed first
     warnings: tuple[str, ...] = ()
 
@@ -384,13 +384,12 @@ def _read_drivers(tree: Tree, path: str) -> frozenset[str] | None:
     return frozenset(_driver_name(name) for name in names) & DISK_DRIVERS
 
 
-def read_root(tree: Tree, volume: str, *, read_only: bool) -> Root:
+def read_root(tree: Tree, volume: str) -> Root:
     """Read the text files of the root file system that the recipe may edit."""
     texts = {path: _read_text(tree, path) for path in ROOT_TEXTS}
     return Root(
         volume=volume,
         texts={path: text for path, text in texts.items() if text is not None},
-        read_only=read_only,
     )
 
 

@@ -335,7 +335,7 @@ def _with_root_tree(guest: Guest, root: Place, tree: Tree, boot_tree: Tree) -> G
         return dataclasses.replace(guest, root_problem=f"{root.name} has no directory /etc")
     return dataclasses.replace(
         guest,
-        root=read_root(tree, root.name, read_only=False),
+        root=read_root(tree, root.name),
         kernels=read_kernels(boot_tree, guest.boot, tree),
     )
 

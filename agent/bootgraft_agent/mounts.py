@@ -105,8 +105,8 @@ def snapshot(device: Path) -> Iterator[Path]:
         run(["losetup", loop, str(changes)])
         cleanup.callback(run, ["losetup", "-d", loop])
         table = f"0 {_size(device) // 512} snapshot {device} {loop} N 8"
-        run(["dmsetup", "create", name, "--noudevsync", "--table", table])
-        cleanup.callback(run, ["dmsetup", "remove", "--noudevsync", "--retry", name])
+        run(["dmsetup", "create", name, "--table", table])
+        cleanup.callback(run, ["dmsetup", "remove", "--retry", name])
         yield Path("/dev/mapper") / name
 
 

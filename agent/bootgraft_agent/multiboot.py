@@ -67,8 +67,6 @@ class Image:
 
 def recognise(data: bytes) -> Image:
     """Say what a file is. Unpacks at most UNPACK_LIMIT bytes, at most twice."""
-    if not data:
-        return Image("unknown", problem="the file is empty")
     if not data.startswith(_GZIP):
         return _recognise_unpacked(data)
     content, problem = _unpack(data, zlib.decompressobj(wbits=31))
@@ -77,6 +75,8 @@ def recognise(data: bytes) -> Image:
 
 
 def _recognise_unpacked(content: Content) -> Image:
+    if not content:
+        return Image("unknown", problem="it is empty")
     if content[:4] == b"\x7fELF":
         return _recognise_elf(content)
     if content[0x1FE:0x200] == b"\x55\xaa" and content[0x202:0x206] == b"HdrS":
@@ -138,7 +138,7 @@ def _flat_problem(content: Content, header: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Structures of an ELF class; the indexes are those of type, offset and size in a header."""
+    """Structures of an ELF class; segment_fields: which are a segment's type, offset and size."""
 
     file: struct.Struct
     segment: struct.Struct

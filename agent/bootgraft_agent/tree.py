@@ -145,12 +145,15 @@ def _read(trees: Trees, grub_root: str | None) -> Guest:
             bios=bios,
             hd_names=_HD_NAMES,
             kernels=kernels,
-            root=read_root(root_tree, trees.name("root"), read_only=root_tree.room().read_only),
+            root=read_root(root_tree, trees.name("root")),
             root_problem=None,
             payload=payload,
             payload_problem=None,
             existing=read_existing(boot_tree, boot, payload),
             initrd_drivers=read_initrd_drivers(boot_tree, boot, kernels),
+            read_only=tuple(
+                str(tree.root) for tree in (boot_tree, root_tree) if tree.room().read_only
+            ),
             warnings=warnings,
         )
 

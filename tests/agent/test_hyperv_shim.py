@@ -120,7 +120,6 @@ def guest(
                 "etc/inittab": TextFile("etc/inittab", INITTAB),
                 "etc/securetty": TextFile("etc/securetty", b"xvc0\nttyS0\n"),
             },
-            read_only=False,
         ),
         root_problem=None,
         payload=Payload("hdd", shims, ()),
@@ -376,12 +375,16 @@ def test_a_file_of_the_guest_in_the_way_is_refused_and_named() -> None:
     [
         (Room(500_000, 1000, 1024, read_only=False), "KiB free, the graft needs"),
         (Room(50_000_000, 3, 1024, read_only=False), "3 inodes free, the graft needs"),
-        (Room(50_000_000, 1000, 1024, read_only=True), "read-only"),
     ],
 )
 def test_a_boot_partition_without_room_is_refused(room: Room, message: str) -> None:
     with pytest.raises(RefusedError, match=message):
         make(guest(room=room))
+
+
+def test_a_volume_that_is_mounted_read_only_is_refused() -> None:
+    with pytest.raises(RefusedError, match="/mnt/boot: mounted read-only"):
+        make(replace(guest(), read_only=("/mnt/boot",)))
 
 
 def test_a_root_that_cannot_be_found_is_skipped_with_the_reason() -> None:

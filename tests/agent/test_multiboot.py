@@ -103,7 +103,7 @@ def test_the_kernel_of_debian_is_a_bzimage_and_an_elf_file_that_run_on_xen() -> 
     assert inside.version is not None
     assert f"Linux version {inside.version} (".encode() in gzip.decompress(kernel_xen)
     assert inside == Image("linux-elf", compressed=True, bits=64, xen=True, version=inside.version)
-    # From Debian 13 on the kernel is packed with zstd, which stays closed.
+    # Where Debian packs its kernel with zstd it stays closed.
     readable = b"\xfd7zXZ\0" in packed[:65536]
     assert outside == Image("bzimage", bits=64, xen=readable, version=inside.version)
 
@@ -229,11 +229,14 @@ IMAGES = {
         bzimage(gzip.compress(bytes(100) + BANNER), protocol=0x204, version=b"\0"),
         Image("bzimage", version=None),
     ),
-    "empty": (b"", Image("unknown", problem="the file is empty")),
-    "empty inside": (gzip.compress(b""), Image("unknown", compressed=True)),
-    "a magic alone": (
+    "empty": (b"", Image("unknown", problem="it is empty")),
+    "empty inside": (
+        gzip.compress(b""),
+        Image("unknown", compressed=True, problem="it is empty"),
+    ),
+    "gzip magic alone": (
         b"\x1f\x8b",
-        Image("unknown", True, problem="its compressed data is cut off"),
+        Image("unknown", compressed=True, problem="its compressed data is cut off"),
     ),
     "elf magic alone": (
         b"\x7fELF",
@@ -258,7 +261,6 @@ def test_damaged_data_has_a_problem() -> None:
     data = bytearray(gzip.compress(SHIM + bytes(range(256)) * 64))
     data[-6] ^= 1  # in the checksum
     image = recognise(bytes(data))
-    assert image.format == "multiboot"
     assert image.problem is not None
     assert image.problem.startswith("its compressed data is damaged: ")
 
@@ -282,9 +284,7 @@ def mutations(data: bytes) -> st.SearchStrategy[bytes]:
             changed[place : place + len(new)] = new
         return bytes(changed[:size])
 
-    values = st.sampled_from(
-        [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\xff", b"\1"]
-    )
+    values = st.sampled_from([bytes(4), b"\xff" * 4, b"\xff\xff\xff\x7f", b"\xff", b"\1"])
     places = st.lists(st.tuples(st.integers(0, min(len(data), 700)), values), max_size=6)
     return st.builds(change, places, st.integers(0, len(data)))
 

@@ -125,10 +125,13 @@ def line(actions: SlowActions, screen: StringIO) -> Iterator[Line]:
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
-    yield Line(master)
+    line = Line(master)
+    yield line
     server.wants_power_off = True
     actions.go_on.set()
-    thread.join(15)
+    deadline = time.monotonic() + 15
+    while thread.is_alive() and time.monotonic() < deadline:
+        line.exchange(0.05)
     os.close(master)
     os.close(slave)
     assert not thread.is_alive()

@@ -471,9 +471,10 @@ def _check_room(guest: Guest, copies: list[CopyFile], steps: list[Step]) -> None
     sizes += [len(text) for step in writes for text in (step.before, step.after)]
     needed = sum(-(-size // room.block_size) * room.block_size for size in sizes) + SPARE
     files = len(copies) + 2 * len(writes) + 3
-    if room.read_only or (guest.root is not None and guest.root.read_only):
+    if guest.read_only:
         raise RefusedError(
-            f"{guest.boot.volume} or the root file system is mounted read-only; nothing was changed"
+            f"{' and '.join(guest.read_only)}: mounted read-only, so nothing was changed; mount it"
+            " for writing"
         )
     if room.free_bytes < needed:
         raise RefusedError(

@@ -1,0 +1,148 @@
+"""The machine comes back as it was, whatever happens.
+
+Its configuration is captured and on disk before the first change (`safeguarded`); that record is
+the only truth for restoring. It is removed when the machine is restored; while it is there, the
+machine is not, and `recover` does it.
+"""
+
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bootgraft_host.job import Deadlines, Job, NotRestoredError, describe, how_to_go_on
+from bootgraft_host.machine import Configuration, Machine, MachineError
+from bootgraft_host.runs import Unfinished, encode_document
+from bootgraft_host.signals import uninterrupted
+from bootgraft_host.text import printable
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def safeguarded(job: Job) -> Iterator[None]:
+    """Capture the machine's configuration; whatever happens inside, restore the machine."""
+    job.step("capture", "store the machine's configuration")
+    captured = job.machine.capture()
+    job.record = record = Unfinished(
+        machine_id=job.machine.machine_id,
+        machine_name=job.machine.name,
+        target=job.target,
+        run_id=job.run.run_id,
+        started=job.result.started,
+        stage="captured",
+        configuration=captured,
+    )
+    failure: BaseException | None = None
+    try:
+        job.state.store_unfinished(record)
+        yield
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        with uninterrupted():
+            _finish(job, failure)
+
+
+def _finish(job: Job, failure: BaseException | None) -> None:
+    record = job.record
+    assert record is not None  # noqa: S101 - set by safeguarded
+    job.result.adapter_kept = record.stage == "grafted"
+    if job.result.left_running:
+        job.state.remove_unfinished(record.machine_id)
+        return
+    job.step("restore", "leave the machine off and as it was")
+    _restore_or_say_what_is_left(job, record, failure)
+
+
+def settle_earlier_run(job: Job) -> None:
+    """Restore the machine after an earlier run that was cut off.
+
+    That is safe while the machine is off. While it runs, it may have been somebody's since:
+    raises NotRestoredError, which names the command that turns it off.
+    """
+    record = job.state.read_unfinished(job.machine.machine_id)
+    if record is None:
+        return
+    if job.machine.state() != "off":
+        raise NotRestoredError(
+            f"an earlier run ({record.run_id}) of {job.machine.name} was cut off, and the machine"
+            f" is on: `bootgraft recover {shlex.quote(job.target)}` turns it off and restores it"
+        )
+    recover(job, record)
+
+
+def recover(job: Job, record: Unfinished) -> None:
+    """Turn the machine off and restore what an earlier run captured."""
+    job.step("recover", f"restore the machine after the run {record.run_id}")
+    job.record = record
+    with uninterrupted() as interrupts:
+        _restore_or_say_what_is_left(job, record, failure=None)
+    if interrupts:
+        raise KeyboardInterrupt
+    if record.stage == "changing":
+        job.warn(
+            f"the run {record.run_id} was cut off while the guest was being changed: its boot menu"
+            " is the old one or the new one, whole;"
+            f" {how_to_go_on(job.target, record.run_id)}"
+        )
+    job.record = None
+
+
+def _restore_or_say_what_is_left(
+    job: Job, record: Unfinished, failure: BaseException | None
+) -> None:
+    try:
+        restore(
+            job.machine,
+            record.configuration,
+            keep_adapter=record.stage == "grafted",
+            deadlines=job.deadlines,
+        )
+        job.state.remove_unfinished(record.machine_id)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told in words
+        before = f"{describe(failure)}; " if failure else ""
+        raise NotRestoredError(
+            f"{before}{job.machine.name} could not be restored ({describe(error)}):"
+            f" {how_to_restore(job.machine.name, job.target)}"
+        ) from (failure or error)
+
+
+def restore(
+    machine: Machine, captured: Configuration, *, keep_adapter: bool, deadlines: Deadlines
+) -> None:
+    """Turn the machine off and bring its captured configuration back; tried twice."""
+    try:
+        _restore_once(machine, captured, keep_adapter=keep_adapter, deadlines=deadlines)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it was, once more
+        log.warning("restoring failed, tried again: %s", printable(describe(error)))
+        _restore_once(machine, captured, keep_adapter=keep_adapter, deadlines=deadlines)
+
+
+def _restore_once(
+    machine: Machine, captured: Configuration, *, keep_adapter: bool, deadlines: Deadlines
+) -> None:
+    turn_off(machine, deadlines)
+    machine.detach(captured, keep_adapter=keep_adapter)
+    if not keep_adapter and encode_document(machine.capture()) != encode_document(captured):
+        raise MachineError(f"{machine.name}'s configuration is not the captured one")
+
+
+def how_to_restore(name: str, target: str) -> str:
+    """Name the command that restores a machine."""
+    return (
+        f"{name} may still be on, with the media in it and its hardware changed;"
+        f" `bootgraft recover {shlex.quote(target)}` turns it off and restores it"
+    )
+
+
+def turn_off(machine: Machine, deadlines: Deadlines) -> None:
+    """Cut the machine's power, unless it is off. Raises MachineError when it stays on."""
+    if machine.state() == "off":
+        return
+    machine.turn_off()
+    if not machine.wait_off(deadlines.turn_off):
+        raise MachineError(
+            f"{machine.name} is still on {deadlines.turn_off:.0f} s after its power was cut"
+        )

@@ -1,0 +1,191 @@
+"""The steps of a run that prepare the machine and work with the agent in it.
+
+Plain functions, each with its deadline; each may be done again.
+"""
+
+import logging
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from bootgraft_agent.errors import (
+    BootgraftError,
+    ChangesLeftError,
+    InvalidRequestError,
+    RefusedError,
+)
+from bootgraft_agent.wire import JSON
+from bootgraft_host.client import Client, Line, SilenceError
+from bootgraft_host.job import Job, describe, how_to_go_on
+from bootgraft_host.machine import Media
+from bootgraft_host.replies import (
+    Plan,
+    ReplyError,
+    parse_applied,
+    parse_inspection,
+    parse_plan,
+    parse_rolled_back,
+)
+from bootgraft_host.restore import turn_off
+from bootgraft_host.screens import ScreenWatch
+from bootgraft_host.text import printable
+
+log = logging.getLogger(__name__)
+
+
+def preflight(job: Job, media: Media) -> None:
+    """Refuse, before anything is changed, what could not be done. Raises RefusedError."""
+    job.step("preflight", "check the machine and the media")
+    problems = job.machine.problems(media)
+    if problems:
+        raise RefusedError(f"{job.machine.name} is not ready: " + "; ".join(problems))
+
+
+def attach(job: Job, media: Media) -> None:
+    """Put the media in, DVD first, a legacy network adapter, COM1 to us."""
+    job.step("attach", "attach the media, a legacy network adapter and COM1")
+    job.machine.attach(media)
+
+
+@contextmanager
+def live_system(job: Job) -> Iterator[Client]:
+    """Boot the live system and meet the agent in it."""
+    job.step("boot", "start the live system")
+    job.machine.start()
+    transcript = job.run.open_transcript("console")
+    try:
+        link = job.machine.open_serial(job.deadlines.serial, transcript=transcript)
+        try:
+            yield handshake(job, link)
+        finally:
+            link.close()
+    finally:
+        transcript.close()
+
+
+def handshake(job: Job, line: Line) -> Client:
+    """Wait for the agent's HELLO and answer it; without one, keep a picture of the screen."""
+    job.step("handshake", "wait for the agent")
+    client = Client(
+        line,
+        on_event=job.event,
+        silence=job.deadlines.silence,
+    )
+    try:
+        job.result.agent = client.await_hello(job.deadlines.hello)
+    except SilenceError:
+        if not line.ended:
+            ScreenWatch(job.machine, job.run, job.warn).take("no-hello")
+        raise
+    return client
+
+
+def inspect(job: Job, client: Client, options: Mapping[str, str]) -> None:
+    """Have the agent look at the guest."""
+    job.step("inspect", "look at the guest's disks")
+    reply = client.request("inspect", options, job.deadlines.request)
+    job.result.inspection = parse_inspection(reply)
+
+
+def make_plan(job: Job, client: Client, options: Mapping[str, str]) -> Plan:
+    """Have the agent look at the guest and plan the graft."""
+    inspect(job, client, options)
+    job.step("plan", "plan the graft")
+    plan = parse_plan(client.request("plan", options, job.deadlines.request))
+    job.result.plan = plan
+    job.result.files = job.run.save_texts((), plan.diffs)
+    return plan
+
+
+def graft(job: Job, client: Client, options: Mapping[str, str], plan: Plan) -> None:
+    """Apply the plan, unless the guest is grafted already."""
+    if plan.already_grafted:
+        job.enter("grafted")
+    else:
+        apply(job, client, options, plan)
+
+
+def apply(job: Job, client: Client, options: Mapping[str, str], plan: Plan) -> None:
+    """Have the agent carry out that very plan, and verify it."""
+    job.step("apply", f"carry out the plan's {len(plan.steps)} steps")
+    asked: dict[str, JSON] = {
+        **options,
+        "plan_sha256": plan.sha256,
+        "run_id": job.run.run_id,
+    }
+    with _changing(job, how_to_go_on(job.target, job.run.run_id)):
+        applied = parse_applied(_ask_for_change(job, client, "apply", asked))
+        if applied.run_id != job.run.run_id:
+            raise ReplyError(f"the agent's reply to apply is for another run, {applied.run_id!r}")
+    job.result.applied = applied
+    job.enter("grafted")
+    job.result.files = job.run.save_texts(applied.texts, applied.diffs)
+    _stop_if_interrupted(job)
+
+
+def rollback(job: Job, client: Client, options: Mapping[str, str], run_id: str | None) -> None:
+    """Have the agent bring every file back as it was before a graft; the last, without `run_id`."""
+    job.step("rollback", "bring the guest's files back")
+    asked = {**options, **({} if run_id is None else {"run_id": run_id})}
+    with _changing(job, f"`bootgraft rollback {shlex.quote(job.target)}` again finishes it"):
+        reply = _ask_for_change(job, client, "rollback", asked)
+        job.result.rolled_back = parse_rolled_back(reply)
+    job.enter("captured")
+    _stop_if_interrupted(job)
+
+
+def _ask_for_change(
+    job: Job, client: Client, request: str, options: Mapping[str, JSON]
+) -> Mapping[str, JSON]:
+    """Ask for a change of the guest; when interrupted, let the agent end it in order."""
+    try:
+        return client.request(request, options, job.deadlines.request)
+    except KeyboardInterrupt:
+        job.interrupted = True
+        job.warn("interrupted; the agent is asked to stop (a second interrupt cuts the power)")
+        return client.abort(request, job.deadlines.abort)
+
+
+def _stop_if_interrupted(job: Job) -> None:
+    if job.interrupted:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _changing(job: Job, advice: str) -> Iterator[None]:
+    """Have on record that the guest may be changed; without a clear answer, say just that."""
+    job.enter("changing")
+    try:
+        yield
+    except (RefusedError, InvalidRequestError):
+        job.enter("captured")
+        raise
+    except ChangesLeftError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        raise ChangesLeftError(
+            f"{describe(error)}; whether the guest is changed is not known, its boot menu is the"
+            f" old one or the new one, whole: {advice}"
+        ) from error
+
+
+def power_off(job: Job, client: Client) -> None:
+    """Have the live system turn itself off; cut its power if it does not."""
+    job.step("power_off", "shut the live system down")
+    try:
+        client.request("power_off", {}, job.deadlines.power_off)
+    except BootgraftError as error:
+        log.info("power_off: %s", printable(str(error)))
+    if not job.machine.wait_off(job.deadlines.power_off):
+        job.warn(
+            f"the live system did not turn itself off within {job.deadlines.power_off:.0f} s;"
+            " its power was cut"
+        )
+        turn_off(job.machine, job.deadlines)
+
+
+def detach(job: Job) -> None:
+    """Take the media out after a graft; the legacy adapter stays."""
+    job.step("detach", "detach the media and restore the hardware")
+    assert job.record is not None  # noqa: S101 - detach is called within safeguarded
+    job.machine.detach(job.record.configuration, keep_adapter=True)

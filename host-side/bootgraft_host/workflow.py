@@ -1,0 +1,197 @@
+"""Whole runs, composed of steps.
+
+::
+
+    run       preflight  capture  attach  boot  handshake  inspect  plan  apply  power_off
+              detach  confirm  restore
+    inspect   ... inspect  power_off  restore
+    rollback  ... rollback  power_off  restore
+    confirm   capture  confirm  restore
+    recover   restore, from the record of an earlier run
+
+Whatever goes wrong is in the result. RefusedError is raised only where another controller works on
+the machine.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
+from bootgraft_host.confirm import confirm
+from bootgraft_host.job import Job, NotRestoredError, Setup, UnprovenError, describe
+from bootgraft_host.machine import Media
+from bootgraft_host.restore import how_to_restore, recover, safeguarded, settle_earlier_run
+from bootgraft_host.results import DONE, Command, Outcome, RunResult
+from bootgraft_host.runs import DamagedRecordError, utc_now
+from bootgraft_host.signals import uninterrupted
+from bootgraft_host.steps import (
+    attach,
+    detach,
+    graft,
+    inspect,
+    live_system,
+    make_plan,
+    power_off,
+    preflight,
+    rollback,
+)
+from bootgraft_host.text import printable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class GraftOrder:
+    """What `run` is to do."""
+
+    media: Media
+    options: Mapping[str, str] = field(default_factory=dict)
+    dry_run: bool = False
+    expect: re.Pattern[str] | None = None
+    leave_running: bool = False
+
+
+def run_graft(setup: Setup, order: GraftOrder) -> RunResult:
+    """Graft the machine's guest and prove its boot."""
+
+    def work(job: Job) -> None:
+        with _prepared(job, order.media):
+            with live_system(job) as client:
+                plan = make_plan(job, client, order.options)
+                if not order.dry_run:
+                    graft(job, client, order.options, plan)
+                power_off(job, client)
+            if job.result.applied is not None:
+                detach(job)
+                confirm(job, order.expect, leave_running=order.leave_running)
+
+    return _perform("run", setup, work)
+
+
+def run_inspect(setup: Setup, media: Media, options: Mapping[str, str]) -> RunResult:
+    """Look at the machine's guest, change nothing."""
+
+    def work(job: Job) -> None:
+        with _prepared(job, media), live_system(job) as client:
+            inspect(job, client, options)
+            power_off(job, client)
+
+    return _perform("inspect", setup, work)
+
+
+def run_rollback(
+    setup: Setup, media: Media, options: Mapping[str, str], run_id: str | None
+) -> RunResult:
+    """Take a graft back in the machine's guest; the machine's configuration stays as it is."""
+
+    def work(job: Job) -> None:
+        with _prepared(job, media), live_system(job) as client:
+            rollback(job, client, options, run_id)
+            power_off(job, client)
+
+    return _perform("rollback", setup, work)
+
+
+def run_confirm(
+    setup: Setup, expect: re.Pattern[str] | None, *, leave_running: bool = False
+) -> RunResult:
+    """Boot a machine that is grafted already, to prove it."""
+
+    def work(job: Job) -> None:
+        settle_earlier_run(job)
+        if job.machine.state() != "off":
+            raise RefusedError(f"{job.machine.name} is not off: its boot is proven from power-on")
+        with safeguarded(job):
+            confirm(job, expect, leave_running=leave_running)
+
+    return _perform("confirm", setup, work)
+
+
+def run_recover(setup: Setup) -> RunResult:
+    """Finish what an earlier run's controller could not: machine off, media out, as captured."""
+
+    def work(job: Job) -> None:
+        record = job.state.read_unfinished(job.machine.machine_id)
+        if record is None:
+            job.result.message = f"{job.machine.name} has no unfinished run"
+        else:
+            recover(job, record)
+
+    return _perform("recover", setup, work)
+
+
+@contextmanager
+def _prepared(job: Job, media: Media) -> Iterator[None]:
+    """Have the machine ready to boot the live system; restore it afterwards."""
+    settle_earlier_run(job)
+    preflight(job, media)
+    with safeguarded(job):
+        attach(job, media)
+        yield
+
+
+def _perform(command: Command, setup: Setup, work: Callable[[Job], None]) -> RunResult:
+    """Do the work under the machine's lock; turn whatever comes out of it into a result."""
+    machine = setup.machine
+    with setup.state.locked(machine.machine_id):
+        run = setup.state.create_run(machine.name)
+        result = RunResult(command, run.run_id, run.directory, machine.machine_id, machine.name)
+        job = Job(setup, run, result)
+        with run.logging():
+            try:
+                work(job)
+            except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - becomes the result
+                _note_failure(job, error)
+            else:
+                _note_success(job)
+            with uninterrupted():
+                _store_result(job)
+        return result
+
+
+def _store_result(job: Job) -> None:
+    job.result.finished = utc_now().isoformat()
+    try:
+        job.run.write_result(job.result.to_document())
+    except OSError as error:
+        job.warn(f"result.json could not be written: {error}")
+
+
+def _note_success(job: Job) -> None:
+    result = job.result
+    result.exit_status = 0
+    result.outcome = DONE[result.command]
+    if result.plan is not None and result.applied is None:
+        result.outcome = "already-grafted" if result.plan.already_grafted else "planned"
+
+
+def _note_failure(job: Job, error: BaseException) -> None:
+    """Say what went wrong, and what that means for the guest and the machine."""
+    log.error("%s", printable(describe(error)), exc_info=error)
+    result = job.result
+    result.message = describe(error)
+    result.exit_status = _judge(job, error)
+    outcomes: dict[int, Outcome] = {2: "invalid", 3: "left", 4: "unproven"}
+    default: Outcome = "refused" if isinstance(error, RefusedError) else "failed"
+    result.outcome = outcomes.get(result.exit_status, default)
+    result.machine_restored = _is_restored(job)
+    if not result.machine_restored and not isinstance(error, NotRestoredError | DamagedRecordError):
+        result.message += f"; {how_to_restore(job.machine.name, job.target)}"
+
+
+def _judge(job: Job, error: BaseException) -> int:
+    if not _is_restored(job) or isinstance(error, NotRestoredError | ChangesLeftError):
+        return 3
+    if job.stage == "grafted":
+        return UnprovenError.exit_status
+    return error.exit_status if isinstance(error, BootgraftError) else 1
+
+
+def _is_restored(job: Job) -> bool:
+    try:
+        return job.state.read_unfinished(job.machine.machine_id) is None
+    except (BootgraftError, OSError):
+        return False

@@ -1,0 +1,1 @@
+"""The live ISO, booted and asked."""

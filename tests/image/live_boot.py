@@ -1,0 +1,145 @@
+"""Boots the live ISO in QEMU, as it is or with the probe in the agent's place."""
+
+import asyncio
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import QMPClient
+
+from vm import cpio
+from vm.boots import Boot
+from vm.commands import run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIVE_ISO = REPOSITORY / "build/bootgraft.iso"
+MEMORY = 256  # MiB, what the live system has to do with
+PROBE_MARKER = "@probe "
+POWER_OFF_TIMEOUT = 30.0  # seconds
+
+# Python looks there before it looks where the agent is.
+_PROBE_FOLDER = "usr/local/lib/python3.13/dist-packages/bootgraft_agent"
+_PROBE_FILE = Path(__file__).with_name("probe.py")
+
+
+class LiveBoot(Boot):
+    """A running QEMU with a DVD in the secondary master, and what the arguments add."""
+
+    def __init__(self, iso: Path, arguments: Sequence[str], memory_mib: int = MEMORY) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="bootgraft-live-")
+        self._runner = asyncio.Runner()
+        self._qmp = QMPClient("live")
+        self._errors = Path(self._folder.name, "qemu.err")
+        argv = _qemu_argv(iso, memory_mib, Path(self._folder.name))
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [*argv, *arguments], stdin=subprocess.DEVNULL, stderr=errors
+            )
+        try:
+            self._runner.run(self._connect())
+        except BaseException:
+            self.close()
+            raise
+
+    def hold_shift(self, down: bool) -> None:
+        """Press the Shift key, or let it go."""
+        key = {"type": "qcode", "data": "shift"}
+        self._execute(
+            "input-send-event", events=[{"type": "key", "data": {"down": down, "key": key}}]
+        )
+
+
+def _qemu_argv(iso: Path, memory_mib: int, folder: Path) -> list[str]:
+    return [
+        *("setpriv", "--pdeathsig", "KILL", "--"),  # no orphan when the tests are killed
+        *("qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-m", str(memory_mib)),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-S"),
+        *ide_dvd(iso, 2, "bootindex=1"),
+        *("-serial", f"file:{folder / 'com1'}"),
+        *("-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"),
+    ]
+
+
+def ide_disk(image: Path, index: int) -> list[str]:
+    """Arguments for an IDE disk; `index` is the channel times 2 plus the unit."""
+    return _ide("ide-hd", image, index, readonly="off")
+
+
+def ide_dvd(iso: Path, index: int, *properties: str) -> list[str]:
+    """Arguments for an IDE DVD drive with an ISO in it."""
+    return _ide("ide-cd", iso, index, *properties, readonly="on")
+
+
+def _ide(device: str, file: Path, index: int, *properties: str, readonly: str) -> list[str]:
+    place = f"bus=ide.{index // 2},unit={index % 2}"
+    return [
+        *("-drive", f"if=none,id=ide{index},file={file},format=raw,readonly={readonly}"),
+        *("-device", ",".join([device, f"drive=ide{index}", place, *properties])),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """All that the probe has said, and all that has come over COM1."""
+
+    system: dict[str, Any]
+    devices: dict[str, dict[str, Any]]  # by name
+    mounted: dict[str, dict[str, Any]]  # by the device's name
+    console: str
+
+
+def run_probe(iso: Path, arguments: Sequence[str], *, timeout: float) -> ProbeReport:
+    """Boot an ISO made by make_probe_iso and let it finish; `timeout` in seconds."""
+    with LiveBoot(iso, arguments) as boot:
+        boot.wait_for_console(r'^@probe {"(done|error)": .*\n', timeout)
+        report = _collect_report(boot.console_text())
+        boot.wait_off(POWER_OFF_TIMEOUT)
+    return report
+
+
+def _collect_report(console: str) -> ProbeReport:
+    report = ProbeReport({}, {}, {}, console)
+    lines = [line for line in console.splitlines() if line.startswith(PROBE_MARKER)]
+    for line in lines:
+        match json.loads(line.removeprefix(PROBE_MARKER)):
+            case {"error": error}:
+                raise AssertionError(f"the probe failed in the live system: {error}")
+            case {"system": system}:
+                report.system.update(system)
+            case {"device": device}:
+                report.devices[device["name"]] = device
+            case {"mounted": name, "outcome": outcome}:
+                report.mounted[name] = outcome
+    return report
+
+
+def make_probe_iso(iso: Path, folder: Path) -> Path:
+    """Make an ISO from the live one whose init starts the probe instead of the agent."""
+    initrd = folder / "initrd.img"
+    run(["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd])
+    initrd.chmod(0o600)
+    with initrd.open("ab") as file:
+        file.write(b"\0" * (-file.tell() % 4))
+        file.write(cpio.encode(_probe_members()))
+    changed = folder / "probe.iso"
+    run(
+        [
+            *("xorriso", "-indev", iso, "-outdev", changed, "-boot_image", "any", "replay"),
+            *("-map", initrd, "/boot/initrd.img", "-end"),
+        ]
+    )
+    return changed
+
+
+def _probe_members() -> list[cpio.Member]:
+    parents = [path for path in reversed(Path(_PROBE_FOLDER).parents) if path.name]
+    return [
+        *(cpio.directory(str(path)) for path in parents),
+        cpio.directory(_PROBE_FOLDER),
+        cpio.regular(f"{_PROBE_FOLDER}/__init__.py", b""),
+        cpio.regular(f"{_PROBE_FOLDER}/__main__.py", _PROBE_FILE.read_bytes()),
+    ]

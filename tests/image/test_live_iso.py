@@ -1,0 +1,252 @@
+"""The live ISO: what it starts, what it finds, what it leaves alone, in the guest's own words."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from image.live_boot import (
+    LIVE_ISO,
+    LiveBoot,
+    ProbeReport,
+    ide_disk,
+    ide_dvd,
+    make_probe_iso,
+    run_probe,
+)
+from image.probe import STA_UNSYNC
+from vm.commands import run
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+BOOT_TIMEOUT = 180.0  # seconds; 15 on an idle machine
+FILE_SYSTEM_MODULES = {"ext4", "xfs", "btrfs", "jfs", "reiserfs", "vfat", "isofs", "udf"}
+
+
+@pytest.fixture(scope="module")
+def live_iso() -> Path:
+    """The ISO that is under test."""
+    if not LIVE_ISO.exists():
+        pytest.fail(f"there is no {LIVE_ISO}: build it with image-build/build.sh")
+    return LIVE_ISO
+
+
+@pytest.fixture(scope="module")
+def probe_iso(live_iso: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ISO with the probe in the agent's place."""
+    return make_probe_iso(live_iso, tmp_path_factory.mktemp("probe"))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A machine as on Hyper-V: one IDE disk, two DVD drives; what the probe said in it."""
+
+    report: ProbeReport
+    disk_before: str
+    disk_after: str
+
+
+@pytest.fixture(scope="module")
+def ide_run(probe_iso: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The probe's words from a machine with one PIIX disk and two DVDs."""
+    folder = tmp_path_factory.mktemp("ide")
+    disk = make_file_system(folder / "disk.img", "ext3", label="guest-boot")
+    payload = make_payload_iso(folder)
+    before = hash_file(disk)
+    devices = [*ide_disk(disk, 0), *ide_dvd(payload, 3)]
+    report = run_probe(probe_iso, devices, timeout=BOOT_TIMEOUT)
+    return Run(report, before, hash_file(disk))
+
+
+def test_the_agent_gets_the_serial_port_and_the_screen(ide_run: Run) -> None:
+    expected = ["serve", "--serial", "/dev/ttyS0", "--screen", "/dev/tty1"]
+    assert ide_run.report.system["arguments"] == expected
+
+
+def test_nobody_but_the_agent_writes_to_the_serial_port(ide_run: Run) -> None:
+    assert ide_run.report.system["consoles"] == ["tty0"]
+    assert all(line.startswith("@probe ") for line in ide_run.report.console.splitlines())
+
+
+def test_the_image_id_is_the_beginning_of_its_inputs_hash(ide_run: Run) -> None:
+    inputs = LIVE_ISO.with_name("bootgraft.iso.inputs").read_text(encoding="ascii")
+    assert ide_run.report.system["image_id"] == f"{inputs[:16]}\n"
+
+
+def test_disk_and_dvds_are_found_in_the_order_of_their_cables(ide_run: Run) -> None:
+    devices = ide_run.report.devices
+    ports = {
+        name: re.search(r"/ata(\d+)/.*target\d+:0:(\d)/", device["path"])
+        for name, device in devices.items()
+    }
+    places = {name: (int(port[1]) - 1, int(port[2])) for name, port in ports.items() if port}
+    assert places == {"sda": (0, 0), "sr0": (1, 0), "sr1": (1, 1)}
+
+
+def test_udev_knows_disk_and_dvds_by_their_contents(ide_run: Run) -> None:
+    labels = {
+        name: (device["properties"]["ID_FS_TYPE"], device["properties"]["ID_FS_LABEL"])
+        for name, device in ide_run.report.devices.items()
+        if "ID_FS_LABEL" in device["properties"]
+    }
+    assert labels == {
+        "sda": ("ext3", "guest-boot"),
+        "sr0": ("iso9660", "BOOTGRAFT"),
+        "sr1": ("iso9660", "PAYLOAD"),
+    }
+
+
+def test_no_file_system_and_no_volume_manager_is_there_before_it_is_needed(ide_run: Run) -> None:
+    modules = set(ide_run.report.system["modules"])
+    assert {"ata_piix", "sd_mod", "sr_mod"} <= modules
+    assert not modules & (FILE_SYSTEM_MODULES | {"md_mod", "dm_mod", "loop"})
+
+
+def test_nothing_of_the_guest_is_mounted_or_swapped_to(ide_run: Run) -> None:
+    kinds = {kind for _, kind in ide_run.report.system["mounts"]}
+    assert kinds == {"rootfs", "proc", "sysfs", "devtmpfs", "tmpfs"}
+    assert ide_run.report.system["swaps"] == []
+
+
+def test_the_live_system_runs_init_udev_and_the_agent_alone(ide_run: Run) -> None:
+    programs = sorted(line.split()[0] for line in ide_run.report.system["programs"])
+    workers = {"(udev-worker)"}
+    assert [name for name in programs if name not in workers] == [
+        "/bin/sh",
+        "/usr/lib/systemd/systemd-udevd",
+        "python3",
+    ]
+
+
+def test_no_network_is_configured(ide_run: Run) -> None:
+    assert ide_run.report.system["interfaces"] == ["lo"]
+
+
+def test_the_kernel_leaves_the_hardware_clock_alone(ide_run: Run) -> None:
+    assert ide_run.report.system["clock_status"] & STA_UNSYNC
+
+
+def test_the_kernel_reports_no_errors(ide_run: Run) -> None:
+    assert ide_run.report.system["errors"] == []
+
+
+def test_a_snapshot_in_memory_is_writable_and_leaves_the_disk_as_it_is(ide_run: Run) -> None:
+    assert ide_run.report.mounted["sda"] == {"kind": "ext3", "kept": True}
+    assert ide_run.disk_after == ide_run.disk_before
+
+
+def test_a_payload_without_rock_ridge_can_be_read(ide_run: Run) -> None:
+    assert ide_run.report.mounted["sr1"] == {"kind": "iso9660", "files": ["shim"]}
+
+
+# Every adapter that QEMU has of those in config/initramfs/modules, each with another file system.
+ADAPTERS = {
+    "ahci": (["-device", "ahci,id=ahci"], "ide-hd,bus=ahci.0", "ext2"),
+    "virtio-blk": ([], "virtio-blk-pci", "ext4"),
+    "virtio-scsi": (["-device", "virtio-scsi-pci,id=vscsi"], "scsi-hd,bus=vscsi.0", "xfs"),
+    "nvme": ([], "nvme,serial=nvme", "btrfs"),
+    "lsi53c895a": (["-device", "lsi53c895a,id=lsi"], "scsi-hd,bus=lsi.0", "jfs"),
+    "am53c974": (["-device", "am53c974,id=amd"], "scsi-hd,bus=amd.0", "reiserfs"),
+    "megasas": (["-device", "megasas,id=megasas"], "scsi-hd,bus=megasas.0", "vfat"),
+    "mptsas1068": (["-device", "mptsas1068,id=mptsas"], "scsi-hd,bus=mptsas.0", "udf"),
+    "pvscsi": (["-device", "pvscsi,id=pvscsi"], "scsi-hd,bus=pvscsi.0", "ext3"),
+    "xhci": (["-device", "qemu-xhci,id=xhci"], "usb-storage,bus=xhci.0", "ext4"),
+    "ehci": (["-device", "usb-ehci,id=ehci"], "usb-storage,bus=ehci.0", "ext2"),
+    "uhci": (["-device", "piix3-usb-uhci,id=uhci"], "usb-storage,bus=uhci.0", "vfat"),
+    "uas": (["-device", "usb-uas,id=uas,bus=xhci.0"], "scsi-hd,bus=uas.0", "ext3"),
+}
+
+
+@pytest.fixture(scope="module")
+def adapters_run(probe_iso: Path, tmp_path_factory: pytest.TempPathFactory) -> ProbeReport:
+    """The probe's words from a machine with a disk on every adapter."""
+    folder = tmp_path_factory.mktemp("adapters")
+    arguments: list[str] = []
+    for number, (label, (controller, device, kind)) in enumerate(ADAPTERS.items()):
+        image = make_file_system(folder / f"{label}.img", kind, label=label)
+        drive = f"if=none,id=disk{number},file={image},format=raw"
+        arguments += [*controller, "-drive", drive, "-device", f"{device},drive=disk{number}"]
+    return run_probe(probe_iso, arguments, timeout=2 * BOOT_TIMEOUT)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_disk_is_found_and_its_file_system_works(adapters_run: ProbeReport, adapter: str) -> None:
+    *_, kind = ADAPTERS[adapter]
+    names = [
+        name
+        for name, device in adapters_run.devices.items()
+        if device["properties"].get("ID_FS_LABEL") == adapter
+    ]
+    assert len(names) == 1
+    assert adapters_run.mounted[names[0]] == {"kind": kind, "kept": True}
+
+
+def test_the_screen_shows_the_stages_and_a_failing_agent(probe_iso: Path, tmp_path: Path) -> None:
+    with LiveBoot(probe_iso, ["-device", "isa-debug-exit"]) as boot:
+        boot.wait_for_screen(r"^bootgraft: live system [0-9a-f]{16} starting$", BOOT_TIMEOUT)
+        boot.wait_for_screen(r"^bootgraft: loading drivers$", BOOT_TIMEOUT)
+        boot.wait_for_screen(r"^bootgraft: starting the agent$", BOOT_TIMEOUT)
+
+
+@pytest.fixture
+def rescue_boot(live_iso: Path) -> Iterator[LiveBoot]:
+    """The live system started without bootgraft.mode, by hand at the boot prompt."""
+    with LiveBoot(live_iso, []) as boot:
+        boot.hold_shift(down=True)
+        boot.wait_for_screen(r"^boot:", BOOT_TIMEOUT)
+        boot.hold_shift(down=False)
+        boot.press(*"rescue", "ret")
+        yield boot
+
+
+def test_without_bootgraft_mode_there_is_a_shell_and_no_agent(rescue_boot: LiveBoot) -> None:
+    rescue_boot.wait_for_screen(r"^bootgraft: rescue: the agent is not started", BOOT_TIMEOUT)
+    rescue_boot.wait_for_screen(r"^~ # ", BOOT_TIMEOUT)
+    rescue_boot.press(*"id", "ret")
+    rescue_boot.wait_for_screen(r"^uid=0\(root\)", BOOT_TIMEOUT)
+    rescue_boot.press(*"pidof", "spc", *"python3", "ret")
+    rescue_boot.press(*"echo", "spc", *"status", "spc", "shift-4", "ret")
+    assert rescue_boot.console_text() == ""
+
+
+def test_the_agent_says_hello_as_the_first_thing_on_the_serial_port(live_iso: Path) -> None:
+    with LiveBoot(live_iso, []) as boot:
+        boot.wait_for_console(r"\n", BOOT_TIMEOUT)
+        first_line = boot.console_text().splitlines()[0]
+    assert re.fullmatch(r"@bg1 [0-9a-f]{8} H \d+ [0-9a-f]{8} \{.*\}", first_line)
+
+
+def make_file_system(image: Path, kind: str, *, label: str) -> Path:
+    """Make a disk image that is one file system, without partitions."""
+    with image.open("wb") as file:
+        file.truncate((320 if kind == "xfs" else 128) << 20)  # mkfs.xfs refuses less than 300 MiB
+    commands = {
+        "vfat": ["mkfs.vfat", "-n", label],
+        "udf": ["mkfs.udf", f"--label={label}"],
+        "btrfs": ["mkfs.btrfs", "-q", "-L", label],
+        "jfs": ["mkfs.jfs", "-q", "-L", label],
+        "reiserfs": ["mkfs.reiserfs", "-q", "-f", "-l", label],
+        "xfs": ["mkfs.xfs", "-q", "-L", label],
+    }
+    ext = ["mke2fs", "-q", "-F", "-t", kind, "-L", label]
+    run([*commands.get(kind, ext), image])
+    return image
+
+
+def make_payload_iso(folder: Path) -> Path:
+    """Make an ISO as a vendor would: plain ISO 9660, upper case, versions."""
+    tree = folder / "payload"
+    (tree / "shim").mkdir(parents=True)
+    (tree / "shim/shim").write_bytes(b"a file")
+    iso = folder / "payload.iso"
+    run(["xorriso", "-as", "mkisofs", "-quiet", "-V", "PAYLOAD", "-o", iso, tree])
+    return iso
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Guests to graft and the machines that boot them."""
