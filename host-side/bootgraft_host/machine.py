@@ -30,10 +30,15 @@ class ConfigurationError(MachineError):
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """The two ISOs of a run: ours, and the one that holds what is grafted."""
+    """The ISOs of a run: ours, and, unless only a look is wanted, the payload."""
 
     live_iso: Path
-    payload_iso: Path
+    payload_iso: Path | None
+
+    @property
+    def isos(self) -> tuple[Path, ...]:
+        """The ISOs in the order of their DVD drives."""
+        return (self.live_iso,) if self.payload_iso is None else (self.live_iso, self.payload_iso)
 
 
 class Machine(Protocol):
@@ -59,7 +64,7 @@ class Machine(Protocol):
     def attach(self, media: Media) -> None:
         """Prepare the machine for a boot of the live ISO; done twice it is done once.
 
-        The live ISO is in the lowest DVD slot, the payload ISO in a second drive, which is added
+        The live ISO is in the lowest DVD slot, a payload ISO in a second drive, which is added
         where there is none; DVD boots first; a network adapter becomes a legacy one with the same
         MAC address; COM1 leads to us.
         """

@@ -26,7 +26,8 @@ from bootgraft_host.qemu_command import COM1_ID, PROGRAM, build_command
 from bootgraft_host.qemu_process import MACHINE_ID_LIMIT, Command, QemuProcess
 from bootgraft_host.qemu_screen import read_screen_text
 from bootgraft_host.vmconfig import (
-    Com1Config,
+    DvdConfig,
+    Slot,
     VmConfig,
     edit_vm_config,
     parse_vm_config,
@@ -138,7 +139,8 @@ class QemuMachine:
 
     def _plan_attached_file(self, media: Media) -> bytes:
         current = self._read()
-        absolute = Media(media.live_iso.absolute(), media.payload_iso.absolute())
+        payload = media.payload_iso.absolute() if media.payload_iso is not None else None
+        absolute = Media(media.live_iso.absolute(), payload)
         wanted = plan_attached(self._parse(current), absolute, self._qemu.com1_socket)
         return edit_vm_config(current, self._path, wanted)
 
@@ -148,12 +150,13 @@ class QemuMachine:
             found = self._parse(current)
         except ConfigurationError:
             return False
-        isos = [dvd.iso for dvd in sorted(found.dvds, key=lambda dvd: dvd.slot)][:2]
-        match isos, found.com1:
-            case [Path() as live, Path() as payload], Com1Config(socket=Path() as com1_socket):
-                wanted = plan_attached(self._parse(before), Media(live, payload), com1_socket)
-                return edit_vm_config(before, self._path, wanted) == current
-        return False
+        live, payload, *_ = (*(dvd.iso for dvd in sorted(found.dvds, key=_slot)), None, None)
+        com1_socket = found.com1.socket if found.com1 else None
+        if live is None or com1_socket is None:
+            return False
+        config = self._parse(before)
+        plans = (plan_attached(config, Media(live, each), com1_socket) for each in (payload, None))
+        return any(edit_vm_config(before, self._path, plan) == current for plan in plans)
 
     def _captured_content(self, captured: Configuration) -> bytes:
         path, content = captured.get("path"), captured.get("content_base64")
@@ -285,9 +288,14 @@ def _with_attached_adapter(config: VmConfig) -> VmConfig:
 # What stands in a run's way.
 
 
+def _slot(dvd: DvdConfig) -> Slot:
+    return dvd.slot
+
+
 def _find_iso_problems(config: VmConfig, media: Media) -> Iterator[str]:
     yield from _find_iso_problem("the live ISO", media.live_iso)
-    yield from _find_iso_problem("the payload ISO", media.payload_iso)
+    if media.payload_iso is not None:
+        yield from _find_iso_problem("the payload ISO", media.payload_iso)
     for number, dvd in enumerate(config.dvds, 1):
         if dvd.iso is not None:
             yield from _find_file_problem(f"the ISO of [[dvd]] {number}", dvd.iso, os.R_OK)
@@ -334,7 +342,7 @@ def _find_file_problem(what: str, path: Path, access: int) -> Iterator[str]:
 
 def _find_shared_files(config: VmConfig, media: Media) -> Iterator[str]:
     """Find files that have two roles of which at most one can be right."""
-    roles = [("the live ISO", media.live_iso), ("the payload ISO", media.payload_iso)]
+    roles = list(zip(("the live ISO", "the payload ISO"), media.isos, strict=False))
     roles += [(f"[[disk]] {number}", disk.path) for number, disk in enumerate(config.disks, 1)]
     present = [(what, path) for what, path in roles if path.exists()]
     for (what, path), (other, other_path) in itertools.combinations(present, 2):

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bootgraft_host.qemu_command import PROGRAM
+from bootgraft_host.qemu_command import PROGRAM, cpu_options
 from bootgraft_host.qemu_process import runtime_root
 
 KVM = "kvm"
@@ -35,12 +35,18 @@ def choose_accelerator() -> str:
     """Return the value of QEMU's -accel: KVM where it works, emulation elsewhere."""
     if not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
         return EMULATION
-    known = runtime_root() / f"accelerator-{_BOOT_ID.read_text().strip()}"
+    known = _cache() / f"accelerator-{_BOOT_ID.read_text().strip()}"
     accelerator = known.read_text() if known.exists() else ""
     if accelerator not in {KVM, EMULATION}:
         accelerator = KVM if runs_guests(KVM) else EMULATION
         known.write_text(accelerator)
     return accelerator
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bootgraft"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def runs_guests(accelerator: str) -> bool:
@@ -68,7 +74,7 @@ def _build_probe_command(accelerator: str, image: Path) -> list[str]:
         PROGRAM,
         *("-machine", "pc"),
         *("-accel", accelerator),
-        *("-cpu", "max"),
+        *cpu_options(accelerator),
         *("-m", "16"),
         *("-no-user-config", "-nodefaults", "-no-reboot"),
         *("-display", "none"),

@@ -43,7 +43,7 @@ def build_command(
         *("-name", _escape(config.name)),
         *("-machine", "pc"),
         *("-accel", accelerator),
-        *("-cpu", "max"),
+        *cpu_options(accelerator),
         *("-m", str(config.memory_mib)),
         "-no-user-config",
         "-nodefaults",
@@ -60,6 +60,12 @@ def build_command(
         *_drive_options(config),
         *_network_options(config),
     ]
+
+
+def cpu_options(accelerator: str) -> Iterator[str]:
+    """Give the host's own processor to KVM; emulated, QEMU's plain default: Xen resets on "max"."""
+    if accelerator == "kvm":
+        yield from ("-cpu", "host")
 
 
 def _com1_options(config: VmConfig, socket: Path) -> Iterator[str]:

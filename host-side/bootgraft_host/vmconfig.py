@@ -306,9 +306,10 @@ def plan_attached(config: VmConfig, media: Media, com1_socket: Path) -> VmConfig
 
     A change of what it returned is no change. Raises MachineError where no IDE slot is free.
     """
-    dvds = (*config.dvds, *(DvdConfig(slot) for slot in _plan_added_drives(config)))
-    live_slot, payload_slot, *_ = sorted(dvd.slot for dvd in dvds)
-    isos = {live_slot: media.live_iso, payload_slot: media.payload_iso}
+    added = _plan_added_drives(config, len(media.isos))
+    dvds = (*config.dvds, *(DvdConfig(slot) for slot in added))
+    slots = sorted(dvd.slot for dvd in dvds)
+    isos = dict(zip(slots, media.isos, strict=False))
     return replace(
         config,
         boot_order=("dvd", *(name for name in config.boot_order if name != "dvd")),
@@ -325,15 +326,15 @@ def plan_attached_adapter(network: NetworkConfig | None) -> NetworkConfig | None
     return replace(network, kind="legacy")
 
 
-def _plan_added_drives(config: VmConfig) -> list[Slot]:
-    """Choose slots for what is missing of two DVD drives, after the present one if possible."""
+def _plan_added_drives(config: VmConfig, wanted: int) -> list[Slot]:
+    """Choose slots for the DVD drives that are missing, after the present one if possible."""
     lowest = min((dvd.slot for dvd in config.dvds), default=ALL_SLOTS[0])
     free = sorted(set(ALL_SLOTS) - set(config.used_slots), key=lambda slot: (slot < lowest, slot))
-    missing = max(0, 2 - len(config.dvds))
+    missing = max(0, wanted - len(config.dvds))
     if len(free) < missing:
         raise MachineError(
-            f"cannot add a DVD drive to {config.name}: {missing} more must be added for the two"
-            f" ISOs, but {len(free)} of the four IDE slots are free"
+            f"cannot add a DVD drive to {config.name}: {missing} more must be added for"
+            f" {wanted} ISOs, but {len(free)} of the four IDE slots are free"
         )
     return free[:missing]
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from bootgraft_agent.multiboot import Image
 
 from bootgraft_agent import grub
 from bootgraft_agent.errors import AmbiguousError, RefusedError
@@ -20,6 +19,7 @@ from bootgraft_agent.guest import (
     file_argument,
     grub_path,
 )
+from bootgraft_agent.multiboot import Image
 from bootgraft_agent.plan import CopyFile, Options, Plan, ReplayJournal, WriteFile, sha256
 from bootgraft_agent.recipes import hyperv_shim
 from bootgraft_agent.recipes.hyperv_shim import MARKER

@@ -18,12 +18,12 @@ from vm.commands import run
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIVE_ISO = REPOSITORY / "build/bootgraft.iso"
 MEMORY = 256  # MiB, what the live system has to do with
+PROBE = Path(__file__).with_name("probe.py").read_bytes()
 PROBE_MARKER = "@probe "
 POWER_OFF_TIMEOUT = 30.0  # seconds
 
 # Python looks there before it looks where the agent is.
-_PROBE_FOLDER = "usr/local/lib/python3.13/dist-packages/bootgraft_agent"
-_PROBE_FILE = Path(__file__).with_name("probe.py")
+_AGENT_FOLDER = "usr/local/lib/python3.13/dist-packages/bootgraft_agent"
 
 
 class LiveBoot(Boot):
@@ -44,13 +44,6 @@ class LiveBoot(Boot):
         except BaseException:
             self.close()
             raise
-
-    def hold_shift(self, down: bool) -> None:
-        """Press the Shift key, or let it go."""
-        key = {"type": "qcode", "data": "shift"}
-        self._execute(
-            "input-send-event", events=[{"type": "key", "data": {"down": down, "key": key}}]
-        )
 
 
 def _qemu_argv(iso: Path, memory_mib: int, folder: Path) -> list[str]:
@@ -117,15 +110,15 @@ def _collect_report(console: str) -> ProbeReport:
     return report
 
 
-def make_probe_iso(iso: Path, folder: Path) -> Path:
-    """Make an ISO from the live one whose init starts the probe instead of the agent."""
+def make_iso_with_agent(iso: Path, main_module: bytes, folder: Path) -> Path:
+    """Make an ISO from the live one whose init starts another module instead of the agent."""
     initrd = folder / "initrd.img"
     run(["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd])
     initrd.chmod(0o600)
     with initrd.open("ab") as file:
         file.write(b"\0" * (-file.tell() % 4))
-        file.write(cpio.encode(_probe_members()))
-    changed = folder / "probe.iso"
+        file.write(cpio.encode(_agent_members(main_module)))
+    changed = folder / "changed.iso"
     run(
         [
             *("xorriso", "-indev", iso, "-outdev", changed, "-boot_image", "any", "replay"),
@@ -135,11 +128,10 @@ def make_probe_iso(iso: Path, folder: Path) -> Path:
     return changed
 
 
-def _probe_members() -> list[cpio.Member]:
-    parents = [path for path in reversed(Path(_PROBE_FOLDER).parents) if path.name]
+def _agent_members(main_module: bytes) -> list[cpio.Member]:
+    folders = [path for path in reversed(Path(_AGENT_FOLDER).parents) if path.name]
     return [
-        *(cpio.directory(str(path)) for path in parents),
-        cpio.directory(_PROBE_FOLDER),
-        cpio.regular(f"{_PROBE_FOLDER}/__init__.py", b""),
-        cpio.regular(f"{_PROBE_FOLDER}/__main__.py", _PROBE_FILE.read_bytes()),
+        *(cpio.directory(str(path)) for path in [*folders, _AGENT_FOLDER]),
+        cpio.regular(f"{_AGENT_FOLDER}/__init__.py", b""),
+        cpio.regular(f"{_AGENT_FOLDER}/__main__.py", main_module),
     ]

@@ -10,11 +10,12 @@ import pytest
 
 from image.live_boot import (
     LIVE_ISO,
+    PROBE,
     LiveBoot,
     ProbeReport,
     ide_disk,
     ide_dvd,
-    make_probe_iso,
+    make_iso_with_agent,
     run_probe,
 )
 from image.probe import STA_UNSYNC
@@ -37,7 +38,13 @@ def live_iso() -> Path:
 @pytest.fixture(scope="module")
 def probe_iso(live_iso: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ISO with the probe in the agent's place."""
-    return make_probe_iso(live_iso, tmp_path_factory.mktemp("probe"))
+    return make_iso_with_agent(live_iso, PROBE, tmp_path_factory.mktemp("probe"))
+
+
+@pytest.fixture
+def broken_iso(live_iso: Path, tmp_path: Path) -> Path:
+    """The ISO with an agent that cannot even start."""
+    return make_iso_with_agent(live_iso, b"this is not Python", tmp_path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,7 @@ ADAPTERS = {
     "lsi53c895a": (["-device", "lsi53c895a,id=lsi"], "scsi-hd,bus=lsi.0", "jfs"),
     "am53c974": (["-device", "am53c974,id=amd"], "scsi-hd,bus=amd.0", "reiserfs"),
     "megasas": (["-device", "megasas,id=megasas"], "scsi-hd,bus=megasas.0", "vfat"),
-    "mptsas1068": (["-device", "mptsas1068,id=mptsas"], "scsi-hd,bus=mptsas.0", "udf"),
+    "mptsas1068": (["-device", "mptsas1068,id=mptsas"], "scsi-hd,bus=mptsas.0,wwn=0x5000c50015ea71ac", "udf"),
     "pvscsi": (["-device", "pvscsi,id=pvscsi"], "scsi-hd,bus=pvscsi.0", "ext3"),
     "xhci": (["-device", "qemu-xhci,id=xhci"], "usb-storage,bus=xhci.0", "ext4"),
     "ehci": (["-device", "usb-ehci,id=ehci"], "usb-storage,bus=ehci.0", "ext2"),
@@ -184,31 +191,42 @@ def test_a_disk_is_found_and_its_file_system_works(adapters_run: ProbeReport, ad
     assert adapters_run.mounted[names[0]] == {"kind": kind, "kept": True}
 
 
-def test_the_screen_shows_the_stages_and_a_failing_agent(probe_iso: Path, tmp_path: Path) -> None:
-    with LiveBoot(probe_iso, ["-device", "isa-debug-exit"]) as boot:
-        boot.wait_for_screen(r"^bootgraft: live system [0-9a-f]{16} starting$", BOOT_TIMEOUT)
-        boot.wait_for_screen(r"^bootgraft: loading drivers$", BOOT_TIMEOUT)
-        boot.wait_for_screen(r"^bootgraft: starting the agent$", BOOT_TIMEOUT)
+def test_the_screen_shows_each_stage_in_one_line(probe_iso: Path) -> None:
+    stages = (
+        r"^bootgraft: live system [0-9a-f]{16} starting\n"
+        r"bootgraft: loading drivers\n"
+        r"bootgraft: starting the agent$"
+    )
+    with LiveBoot(probe_iso, []) as boot:
+        boot.wait_for_screen(stages, BOOT_TIMEOUT)
+
+
+def test_the_screen_shows_why_an_agent_ends(broken_iso: Path) -> None:
+    with LiveBoot(broken_iso, []) as boot:
+        boot.wait_for_screen("^SyntaxError: ", BOOT_TIMEOUT)
+        boot.wait_for_screen(
+            "^bootgraft: the agent has ended with status 1; starting it again", BOOT_TIMEOUT
+        )
+        assert boot.console_text() == ""
 
 
 @pytest.fixture
 def rescue_boot(live_iso: Path) -> Iterator[LiveBoot]:
     """The live system started without bootgraft.mode, by hand at the boot prompt."""
-    with LiveBoot(live_iso, []) as boot:
-        boot.hold_shift(down=True)
-        boot.wait_for_screen(r"^boot:", BOOT_TIMEOUT)
-        boot.hold_shift(down=False)
+    with LiveBoot(live_iso, ["-boot", "menu=on,splash-time=5000"]) as boot:
+        boot.wait_for_screen("^Press ESC for boot menu", BOOT_TIMEOUT)
+        boot.press("scroll_lock")
+        boot.wait_for_screen("^boot:", BOOT_TIMEOUT)
         boot.press(*"rescue", "ret")
         yield boot
 
 
 def test_without_bootgraft_mode_there_is_a_shell_and_no_agent(rescue_boot: LiveBoot) -> None:
-    rescue_boot.wait_for_screen(r"^bootgraft: rescue: the agent is not started", BOOT_TIMEOUT)
-    rescue_boot.wait_for_screen(r"^~ # ", BOOT_TIMEOUT)
-    rescue_boot.press(*"id", "ret")
-    rescue_boot.wait_for_screen(r"^uid=0\(root\)", BOOT_TIMEOUT)
-    rescue_boot.press(*"pidof", "spc", *"python3", "ret")
-    rescue_boot.press(*"echo", "spc", *"status", "spc", "shift-4", "ret")
+    rescue_boot.wait_for_screen("^bootgraft: rescue: the agent is not started", BOOT_TIMEOUT)
+    rescue_boot.wait_for_screen("^~ # ", BOOT_TIMEOUT)
+    rescue_boot.press(*"ps", "ret")
+    rescue_boot.wait_for_screen("^ +1 .* /init$", BOOT_TIMEOUT)
+    assert "python3" not in rescue_boot.screen_text()
     assert rescue_boot.console_text() == ""
 
 
