@@ -9,7 +9,8 @@ from typing import BinaryIO
 from bootgraft_agent import stages
 from bootgraft_agent.disks import Disk, Partition
 from bootgraft_agent.errors import RefusedError
-from bootgraft_agent.guest import Boot
+from bootgraft_agent.files import Tree
+from bootgraft_agent.guest import Boot, grub_path
 
 _SECTOR = 512
 _STAGE2_HEAD = 8 * _SECTOR  # enough for the header of a stage1_5 or stage2
@@ -21,7 +22,7 @@ _NEXT = (
 )
 
 
-def check(disk: Disk, partition: Partition, boot: Boot) -> None:
+def check(disk: Disk, partition: Partition, boot: Boot, tree: Tree) -> None:
     """Follow the boot code from the MBR to the stage2 of the boot directory.
 
     Raises RefusedError where it leads elsewhere.
@@ -37,6 +38,11 @@ def check(disk: Disk, partition: Partition, boot: Boot) -> None:
         raise RefusedError(
             f"GRUB's boot code in {where} loads sector {stage1.stage2_lba}, where there is neither"
             f" a stage1_5 nor a stage2; {_NEXT}"
+        )
+    if loaded.is_stage1_5 and not tree.is_file(grub_path(loaded.config_file)):
+        raise RefusedError(
+            f"GRUB's boot code in {where} loads /{grub_path(loaded.config_file)}, which is not on"
+            f" {partition.name}; {_NEXT}"
         )
     if loaded.partition is not None and loaded.partition != partition.number - 1:
         raise RefusedError(

@@ -128,6 +128,15 @@ class BlockDevice:
         return _DVD_NAME.fullmatch(self.kernel_name) is not None
 
     @property
+    def is_guest_storage(self) -> bool:
+        """Whether it is a disk or a partition of one, and nothing that the live system made."""
+        return not (
+            self.is_dvd_drive
+            or _FLOPPY_NAME.fullmatch(self.kernel_name)
+            or _VIRTUAL in str(self.sys_path)
+        )
+
+    @property
     def size(self) -> int:
         """Size in bytes."""
         return self.number("size") * _SYSFS_SECTOR
@@ -242,9 +251,7 @@ def _has_legacy_channel(controller: Path, channel: int) -> bool:
 def _is_disk(device: BlockDevice) -> bool:
     return (
         device.properties.get("DEVTYPE") == "disk"
-        and not device.is_dvd_drive
-        and not _FLOPPY_NAME.fullmatch(device.kernel_name)
-        and _VIRTUAL not in str(device.sys_path)
+        and device.is_guest_storage
         and device.attribute("hidden") in (None, "0")  # one path of several to an NVMe disk
         and device.size > 0
     )

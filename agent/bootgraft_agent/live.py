@@ -9,7 +9,14 @@ from pathlib import Path
 
 from bootgraft_agent import boot_code, grub, mounts
 from bootgraft_agent.apply import Progress, apply_plan, roll_back
-from bootgraft_agent.disks import Disk, DvdDrive, Partition, read_disks, read_dvd_drives
+from bootgraft_agent.disks import (
+    Disk,
+    DvdDrive,
+    Partition,
+    read_block_devices,
+    read_disks,
+    read_dvd_drives,
+)
 from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
 from bootgraft_agent.guest import (
@@ -25,10 +32,12 @@ from bootgraft_agent.guest import (
     read_payload,
     read_root,
 )
-from bootgraft_agent.plan import BACKUPS, Options, Plan, Where
+from bootgraft_agent.plan import BACKUPS, Options, Where
 from bootgraft_agent.recipes import hyperv_shim
 from bootgraft_agent.view import disks_json, guest_json, outcome_json, plan_json
 from bootgraft_agent.wire import JSON
+
+SETTLE_TIMEOUT = 10  # seconds for udev to look at a disk or DVD that has just come
 
 _ROOT_DEVICE = re.compile(r"/dev/(?P<kind>xvd|hd|sd)(?P<letter>[a-z])(?P<part>\d*)\Z")
 
@@ -83,7 +92,10 @@ class LiveVolumes:
     def read(self, where: Where) -> Iterator[Tree]:
         """Look at a volume through a fresh snapshot."""
         place = self._place(where)
-        with mounts.mounted_snapshot(place.device, place.fs_type) as mount, Tree(mount) as tree:
+        with (
+            mounts.mounted_snapshot(place.device, place.fs_type, place.name) as mount,
+            Tree(mount) as tree,
+        ):
             yield tree
 
     @contextlib.contextmanager
@@ -92,7 +104,7 @@ class LiveVolumes:
         place = self._place(where)
         disk = Path(place.disk.device_path)
         with (
-            mounts.mounted_for_writing(disk, place.device, place.fs_type) as mount,
+            mounts.mounted_for_writing(disk, place.device, place.fs_type, place.name) as mount,
             WritableTree(mount) as tree,
         ):
             yield tree
@@ -130,16 +142,23 @@ class Machine:
                     yield Place(disk, partition)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All facts of one look at the machine."""
+
+    machine: Machine
+    guest: Guest
+    volumes: LiveVolumes
+
+
 def read_machine() -> Machine:
-    """Find the disks, set every one of them and its partitions read-only."""
-    machine = Machine(read_disks(), read_dvd_drives())
-    for disk in machine.disks:
-        mounts.set_read_only(Path(disk.device_path), read_only=True)
-        for partition in disk.partitions:
-            node = Path("/dev") / partition.kernel_name
-            if node.exists():
-                mounts.set_read_only(node, read_only=True)
-    return machine
+    """Set every disk and partition read-only, then find the disks and DVD drives."""
+    mounts.run(["udevadm", "settle", f"--timeout={SETTLE_TIMEOUT}"], good=1)
+    devices = read_block_devices()
+    for device in devices:
+        if device.is_guest_storage:
+            mounts.set_read_only(Path("/dev") / device.kernel_name, read_only=True)
+    return Machine(read_disks(devices), read_dvd_drives(devices))
 
 
 def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolumes]:
@@ -147,21 +166,15 @@ def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolu
     found = find_boot(machine, options)
     place = found.place
     with mounts.snapshot(place.device) as copy:
-        with mounts.mounted(copy, place.fs_type) as mount, Tree(mount) as tree:
+        with mounts.mounted(copy, place.fs_type, place.name) as mount, Tree(mount) as tree:
             boot = read_boot(tree, place.name, found.directory, menu_is_embedded=True)
-            boot_code.check(place.disk, place.partition, boot)
+            boot_code.check(place.disk, place.partition, boot, tree)
             guest, drive = _read_without_root(machine, place, boot, tree)
             root = _find_chosen_root(machine, guest, options)
             guest = _with_root(guest, place, root, tree)
         mounts.check_file_system(copy, place.fs_type, place.name)
     root_place = root if isinstance(root, Place) and guest.root is not None else None
     return guest, LiveVolumes(place, root_place, drive)
-
-
-def make_plan(machine: Machine, options: Options) -> tuple[Plan, Guest, LiveVolumes]:
-    """Decide what is to be done to this machine's guest."""
-    guest, volumes = read_live_guest(machine, options)
-    return hyperv_shim.plan(guest, options), guest, volumes
 
 
 # The boot partition
@@ -208,12 +221,12 @@ def _chosen_places(machine: Machine, name: str | None) -> list[Place]:
 def _search(place: Place, notes: list[str]) -> Iterator[Found]:
     try:
         with (
-            mounts.mounted_snapshot(place.device, place.fs_type) as mount,
+            mounts.mounted_snapshot(place.device, place.fs_type, place.name) as mount,
             Tree(mount) as tree,
         ):
             directories = find_boot_directories(tree)
-    except RefusedError as error:
-        notes.append(str(error))
+    except (RefusedError, OSError) as error:
+        notes.append(f"{place.name}: {error}")
         return
     if not directories:
         notes.append(f"{place.name} ({place.fs_type}) has none")
@@ -242,7 +255,9 @@ def find_root(machine: Machine, arguments: bytes) -> Place | NoRoot:
         return _find_by_tag(machine, spec, label, value)
     match = _ROOT_DEVICE.match(spec)
     if match is None:
-        return NoRoot(f"root={spec} is neither a partition nor a label or UUID")
+        return NoRoot(
+            f"root={spec} is neither a partition nor a label or UUID; LVM and RAID are not started"
+        )
     return _find_by_name(machine, spec, match)
 
 
@@ -321,7 +336,7 @@ def _with_root(guest: Guest, boot_place: Place, root: Place | NoRoot, boot_tree:
         return _with_root_tree(guest, root, boot_tree, boot_tree)
     try:
         with mounts.snapshot(root.device) as copy:
-            with mounts.mounted(copy, root.fs_type) as mount, Tree(mount) as tree:
+            with mounts.mounted(copy, root.fs_type, root.name) as mount, Tree(mount) as tree:
                 guest = _with_root_tree(guest, root, tree, boot_tree)
             mounts.check_file_system(copy, root.fs_type, root.name)
     except RefusedError as error:
@@ -377,43 +392,61 @@ def _mounted_dvd(drive: DvdDrive) -> Iterator[Tree]:
 
 
 class LiveActions:
-    """The requests of a controller, answered for the machine that the live system runs in."""
+    """The requests of a controller, answered for the machine that the live system runs in.
+
+    Facts are read when a controller asks for them, and kept for the plan and its apply: every disk
+    is read-only in between, and an apply checks each file again before it writes.
+    """
+
+    def __init__(self) -> None:
+        self._looks: dict[Options, Look] = {}
 
     def inspect(self, options: Options) -> dict[str, JSON]:
-        """Say what was found; where no graft is possible also why."""
+        """Look anew, and say what was found; where no graft is possible also why."""
+        self._looks.clear()
         machine = read_machine()
         facts = disks_json(machine.disks, machine.drives)
-        problem: str | None = None
         try:
-            guest, _ = read_live_guest(machine, options)
-            facts["guest"] = guest_json(guest)
-            problem = guest.payload_problem
+            look = self._look(options, machine)
         except RefusedError as error:
-            facts["guest"] = None
-            problem = str(error)
-        return {"facts": facts, "problem": problem, "warnings": []}
+            return {"facts": facts | {"guest": None}, "problem": str(error), "warnings": []}
+        facts["guest"] = guest_json(look.guest)
+        return {"facts": facts, "problem": look.guest.payload_problem, "warnings": []}
 
     def plan(self, options: Options) -> dict[str, JSON]:
         """Say what a graft would do."""
-        machine = read_machine()
-        plan, guest, _ = make_plan(machine, options)
-        facts = disks_json(machine.disks, machine.drives) | {"guest": guest_json(guest)}
-        return plan_json(plan) | {"facts": facts}
+        look = self._look(options)
+        facts = disks_json(look.machine.disks, look.machine.drives)
+        facts["guest"] = guest_json(look.guest)
+        return plan_json(hyperv_shim.plan(look.guest, options)) | {"facts": facts}
 
     def apply(
         self, options: Options, plan_sha256: str, run_id: str, progress: Progress
     ) -> dict[str, JSON]:
         """Graft, if the plan is still the one that was shown."""
-        plan, _, volumes = make_plan(read_machine(), options)
+        look = self._look(options)
+        plan = hyperv_shim.plan(look.guest, options)
         if plan.sha256() != plan_sha256:
             raise RefusedError(
                 f"the guest now gives plan {plan.sha256()[:12]}, not {plan_sha256[:12]}, which was"
                 " shown; nothing was changed: look at the plan again"
             )
-        return outcome_json(apply_plan(plan, volumes, run_id, progress), plan)
+        self._looks.clear()
+        return outcome_json(apply_plan(plan, look.volumes, run_id, progress), plan)
 
     def rollback(self, options: Options, run_id: str | None, progress: Progress) -> dict[str, JSON]:
         """Take a graft back."""
-        guest, volumes = read_live_guest(read_machine(), options)
-        backups = f"{guest.boot.prefix}{BACKUPS}"
-        return outcome_json(roll_back(backups, volumes, run_id, progress))
+        look = self._look(options)
+        self._looks.clear()
+        backups = f"{look.guest.boot.prefix}{BACKUPS}"
+        return outcome_json(roll_back(backups, look.volumes, run_id, progress))
+
+    def _look(self, options: Options, machine: Machine | None = None) -> Look:
+        """Give what was found for these options, read now or kept."""
+        if options in self._looks:
+            return self._looks[options]
+        machine = machine or read_machine()
+        look = Look(machine, *read_live_guest(machine, options))
+        if look.guest.payload is not None:  # else a payload may be inserted meanwhile
+            self._looks[options] = look
+        return look

@@ -84,7 +84,7 @@ def run(argv: Sequence[str], timeout: float = COMMAND_TIMEOUT, *, good: int = 0)
 
 def set_read_only(device: Path, *, read_only: bool) -> None:
     """Let the kernel refuse, or take, writes to a disk or partition."""
-    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.ioctl(fd, _BLKROSET, struct.pack("i", read_only))
     finally:
@@ -120,19 +120,19 @@ def _size(device: Path) -> int:
 
 
 @contextlib.contextmanager
-def mounted(device: Path, fs_type: str, *, writable: bool = False) -> Iterator[Path]:
-    """Mount a file system, nosuid, nodev and noexec, and unmount it.
+def mounted(device: Path, fs_type: str, name: str, *, writable: bool = False) -> Iterator[Path]:
+    """Mount a file system, nosuid, nodev and noexec, and unmount it; `name` is for people.
 
     Raises RefusedError for a type that is not known here, or where the kernel refuses it.
     """
     if fs_type not in _DRIVERS:
-        raise RefusedError(f"{device}: file systems of type {fs_type} are not read")
+        raise RefusedError(f"{name}: file systems of type {fs_type} are not read")
     driver, options = _DRIVERS[fs_type]
     WORK.mkdir(mode=0o700, exist_ok=True)
     place = Path(tempfile.mkdtemp(dir=WORK, prefix="mount-"))
     try:
         flags = _SAFE if writable else _SAFE | _MS_RDONLY
-        _mount(device, place, driver, flags, options)
+        _mount(device, place, driver, flags, options, name)
         try:
             yield place
         finally:
@@ -141,7 +141,7 @@ def mounted(device: Path, fs_type: str, *, writable: bool = False) -> Iterator[P
         place.rmdir()
 
 
-def _mount(device: Path, place: Path, driver: str, flags: int, options: str) -> None:
+def _mount(device: Path, place: Path, driver: str, flags: int, options: str, name: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     done = libc.mount(
         os.fsencode(device),
@@ -153,8 +153,8 @@ def _mount(device: Path, place: Path, driver: str, flags: int, options: str) -> 
     if done != 0:
         reason = os.strerror(ctypes.get_errno())
         raise RefusedError(
-            f"the kernel cannot mount {device} as {driver}: {reason}; its file system may be"
-            " damaged: check it in the guest or in a rescue system"
+            f"the kernel cannot mount {name} as {driver}: {reason}; its file system may be damaged:"
+            " check it in the guest or in a rescue system"
         )
 
 
@@ -166,9 +166,9 @@ def _unmount(place: Path) -> None:
 
 
 @contextlib.contextmanager
-def mounted_snapshot(device: Path, fs_type: str) -> Iterator[Path]:
+def mounted_snapshot(device: Path, fs_type: str, name: str) -> Iterator[Path]:
     """Mount a file system to look at it, as it is after its journal; the disk is not written."""
-    with snapshot(device) as copy, mounted(copy, fs_type) as place:
+    with snapshot(device) as copy, mounted(copy, fs_type, name) as place:
         yield place
 
 
@@ -178,7 +178,7 @@ def mounted_dvd(device: Path, name: str) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         for fs_type in DVD_FILE_SYSTEMS:
             with contextlib.suppress(RefusedError):
-                place = stack.enter_context(mounted(device, fs_type))
+                place = stack.enter_context(mounted(device, fs_type, name))
                 break
         else:
             raise RefusedError(f"{name} holds a DVD that is neither ISO 9660 nor UDF")
@@ -186,13 +186,13 @@ def mounted_dvd(device: Path, name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def mounted_for_writing(disk: Path, device: Path, fs_type: str) -> Iterator[Path]:
+def mounted_for_writing(disk: Path, device: Path, fs_type: str, name: str) -> Iterator[Path]:
     """Mount a file system to write to it; afterwards its journal is empty, and it is read-only."""
     hold_clock_back(device)
     set_read_only(disk, read_only=False)
     set_read_only(device, read_only=False)
     try:
-        with mounted(device, fs_type, writable=True) as place:
+        with mounted(device, fs_type, name, writable=True) as place:
             yield place
         _flush(device)
     finally:

@@ -86,7 +86,7 @@ class ProbeReport:
 
 
 def run_probe(iso: Path, arguments: Sequence[str], *, timeout: float) -> ProbeReport:
-    """Boot an ISO made by make_probe_iso and let it finish; `timeout` in seconds."""
+    """Boot an ISO whose agent is the probe, and let it finish; `timeout` in seconds."""
     with LiveBoot(iso, arguments) as boot:
         boot.wait_for_console(r'^@probe {"(done|error)": .*\n', timeout)
         report = _collect_report(boot.console_text())

@@ -149,46 +149,60 @@ def test_a_payload_without_rock_ridge_can_be_read(ide_run: Run) -> None:
     assert ide_run.report.mounted["sr1"] == {"kind": "iso9660", "files": ["shim"]}
 
 
-# Every adapter that QEMU has of those in config/initramfs/modules, each with another file system.
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A controller for QEMU, the disk on it, and the file system that the disk gets."""
+
+    disk: str
+    file_system: str
+    controller: str | None = None
+
+
+# Every adapter that QEMU has of those in config/initramfs/modules, and every file system.
 ADAPTERS = {
-    "ahci": (["-device", "ahci,id=ahci"], "ide-hd,bus=ahci.0", "ext2"),
-    "virtio-blk": ([], "virtio-blk-pci", "ext4"),
-    "virtio-scsi": (["-device", "virtio-scsi-pci,id=vscsi"], "scsi-hd,bus=vscsi.0", "xfs"),
-    "nvme": ([], "nvme,serial=nvme", "btrfs"),
-    "lsi53c895a": (["-device", "lsi53c895a,id=lsi"], "scsi-hd,bus=lsi.0", "jfs"),
-    "am53c974": (["-device", "am53c974,id=amd"], "scsi-hd,bus=amd.0", "reiserfs"),
-    "megasas": (["-device", "megasas,id=megasas"], "scsi-hd,bus=megasas.0", "vfat"),
-    "mptsas1068": (["-device", "mptsas1068,id=mptsas"], "scsi-hd,bus=mptsas.0,wwn=0x5000c50015ea71ac", "udf"),
-    "pvscsi": (["-device", "pvscsi,id=pvscsi"], "scsi-hd,bus=pvscsi.0", "ext3"),
-    "xhci": (["-device", "qemu-xhci,id=xhci"], "usb-storage,bus=xhci.0", "ext4"),
-    "ehci": (["-device", "usb-ehci,id=ehci"], "usb-storage,bus=ehci.0", "ext2"),
-    "uhci": (["-device", "piix3-usb-uhci,id=uhci"], "usb-storage,bus=uhci.0", "vfat"),
-    "uas": (["-device", "usb-uas,id=uas,bus=xhci.0"], "scsi-hd,bus=uas.0", "ext3"),
+    "ahci": Adapter("ide-hd,bus=ahci.0", "ext2", "ahci,id=ahci"),
+    "virtio-blk": Adapter("virtio-blk-pci", "ext4"),
+    "virtio-scsi": Adapter("scsi-hd,bus=virtio.0", "xfs", "virtio-scsi-pci,id=virtio"),
+    "nvme": Adapter("nvme,serial=nvme", "btrfs"),
+    "lsi53c895a": Adapter("scsi-hd,bus=lsi.0", "jfs", "lsi53c895a,id=lsi"),
+    "am53c974": Adapter("scsi-hd,bus=amd.0", "reiserfs", "am53c974,id=amd"),
+    "megasas": Adapter("scsi-hd,bus=megasas.0", "vfat", "megasas,id=megasas"),
+    # Linux finds a SAS disk of QEMU's by its name alone.
+    "mptsas1068": Adapter(
+        "scsi-hd,bus=mptsas.0,wwn=0x50000000000000ff", "udf", "mptsas1068,id=mptsas"
+    ),
+    "pvscsi": Adapter("scsi-hd,bus=pvscsi.0", "ext3", "pvscsi,id=pvscsi"),
+    "xhci": Adapter("usb-storage,bus=xhci.0", "ext4", "qemu-xhci,id=xhci"),
+    "ehci": Adapter("usb-storage,bus=ehci.0", "ext2", "usb-ehci,id=ehci"),
+    "uhci": Adapter("usb-storage,bus=uhci.0", "vfat", "piix3-usb-uhci,id=uhci"),
+    "uas": Adapter("scsi-hd,bus=uas.0", "ext3", "usb-uas,id=uas,bus=xhci.0"),
 }
 
 
 @pytest.fixture(scope="module")
-def adapters_run(probe_iso: Path, tmp_path_factory: pytest.TempPathFactory) -> ProbeReport:
+def adapters_report(probe_iso: Path, tmp_path_factory: pytest.TempPathFactory) -> ProbeReport:
     """The probe's words from a machine with a disk on every adapter."""
     folder = tmp_path_factory.mktemp("adapters")
     arguments: list[str] = []
-    for number, (label, (controller, device, kind)) in enumerate(ADAPTERS.items()):
-        image = make_file_system(folder / f"{label}.img", kind, label=label)
-        drive = f"if=none,id=disk{number},file={image},format=raw"
-        arguments += [*controller, "-drive", drive, "-device", f"{device},drive=disk{number}"]
+    for name, adapter in ADAPTERS.items():
+        image = make_file_system(folder / f"{name}.img", adapter.file_system, label=name)
+        if adapter.controller:
+            arguments += ["-device", adapter.controller]
+        arguments += ["-drive", f"if=none,id=disk-{name},file={image},format=raw"]
+        arguments += ["-device", f"{adapter.disk},drive=disk-{name}"]
     return run_probe(probe_iso, arguments, timeout=2 * BOOT_TIMEOUT)
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_disk_is_found_and_its_file_system_works(adapters_run: ProbeReport, adapter: str) -> None:
-    *_, kind = ADAPTERS[adapter]
-    names = [
-        name
-        for name, device in adapters_run.devices.items()
-        if device["properties"].get("ID_FS_LABEL") == adapter
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_disk_is_found_and_its_file_system_works(adapters_report: ProbeReport, name: str) -> None:
+    found = [
+        device["name"]
+        for device in adapters_report.devices.values()
+        if device["properties"].get("ID_FS_LABEL") == name
     ]
-    assert len(names) == 1
-    assert adapters_run.mounted[names[0]] == {"kind": kind, "kept": True}
+    assert len(found) == 1
+    expected = {"kind": ADAPTERS[name].file_system, "kept": True}
+    assert adapters_report.mounted[found[0]] == expected
 
 
 def test_the_screen_shows_each_stage_in_one_line(probe_iso: Path) -> None:
