@@ -9,7 +9,7 @@ ISO := build/bootgraft.iso
 .PHONY: demo test test-vm lint iso prepare clean
 
 demo: iso
-	PYTHONPATH=tests $(PYTHON) -m vm.demo --iso $(ISO)
+	.venv/bin/bootgraft demo --iso $(ISO)
 
 test: iso lint
 	$(PYTHON) -m pytest -m "not matrix"

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -369,6 +370,29 @@ def status(settings: Settings, /, state_dir: Path | None, as_json: bool) -> int:
     else:
         print_status(unfinished, runs, settings.out)
     return 0
+
+
+@bootgraft.command()
+@_iso_option
+@click.option(
+    "--directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Emptied, then filled with the demo.  [default: the checkout's build/demo]",
+)
+def demo(iso: Path | None, directory: Path | None) -> int:
+    """Make an appliance that cannot boot, graft it, and boot it (from a checkout only).
+
+    `make demo` installs what this needs and builds the ISO first.
+    """
+    tests = CHECKOUT / "tests"
+    if not (tests / "vm" / "demo.py").is_file():
+        raise click.UsageError("the demo's appliance is made by the tests: run it in a checkout")
+    argv = [sys.executable, "-m", "vm.demo", "--iso", str(find_live_iso(iso, os.environ))]
+    if directory is not None:
+        argv += ["--directory", str(directory.absolute())]
+    return subprocess.run(
+        argv, env={**os.environ, "PYTHONPATH": str(tests)}, check=False
+    ).returncode
 
 
 # What they do.
