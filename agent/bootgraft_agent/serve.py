@@ -80,13 +80,16 @@ def run(device: str, screen: Path | None) -> int:
     with contextlib.ExitStack() as stack:
         shown = stack.enter_context(screen.open("w")) if screen is not None else sys.stderr
         server = Server(LiveActions(), shown, read_identity())
+        problem = ""
         while not server.wants_power_off:
             try:
                 with serial.Serial(device, 115200, timeout=0, write_timeout=WRITE_TIMEOUT) as port:
                     server.show(f"waiting for a controller on {device}")
                     server.serve(port)
             except (OSError, serial.SerialException) as error:
-                server.show(f"cannot use {device}: {error}; trying again in {REOPEN_AFTER:.0f} s")
+                if problem != str(error):  # said once, not every few seconds
+                    problem = str(error)
+                    server.show(f"cannot use {device}: {problem}; trying again")
                 time.sleep(REOPEN_AFTER)
     power_off()
     return 0
