@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bootgraft_agent import __version__, tree
-from bootgraft_agent.errors import BootgraftError
+from bootgraft_agent.errors import BootgraftError, InvalidRequestError
 from bootgraft_agent.plan import Options
 from bootgraft_agent.view import (
     outcome_json,
@@ -109,6 +109,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _tree(arguments: argparse.Namespace) -> int:
     trees = tree.Trees(arguments.root, arguments.boot, arguments.payload)
+    if arguments.run is not None and not arguments.rollback:
+        raise InvalidRequestError("--run goes with --rollback: it names the run to take back")
     if arguments.rollback:
         outcome = tree.undo(trees, arguments.run, _show_progress)
         _print(arguments, outcome_json(outcome), outcome_lines(outcome, "restored"))

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from bootgraft_agent import __version__
-from bootgraft_agent.errors import BootgraftError
+from bootgraft_agent.errors import BootgraftError, InvalidRequestError
 from bootgraft_agent.wire import JSON
 from bootgraft_host.job import Deadlines, Setup
 from bootgraft_host.machine import Machine, Media
@@ -81,27 +81,29 @@ def _compile(
 def main(argv: Sequence[str] | None = None, *, machines: MachineFor = machine_for) -> int:
     """Run the command line; give the exit status. `machines` opens the machine that VM names."""
     settings = Settings(machines, make_console(stderr=False), make_console(stderr=True))
+    arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         with interruptible():
             status = bootgraft.main(
-                None if argv is None else list(argv),
-                prog_name="bootgraft",
-                standalone_mode=False,
-                obj=settings,
+                arguments, prog_name="bootgraft", standalone_mode=False, obj=settings
             )
     except click.ClickException as error:
+        failure: BootgraftError = InvalidRequestError(error.format_message())
         error.show()
-        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        print_message("interrupted", settings.err)
-        return 1
+        failure = BootgraftError("interrupted")
+        print_message(str(failure), settings.err)
     except BootgraftError as error:
-        print_message(str(error), settings.err)
-        return error.exit_status
+        failure = error
+        print_message(str(failure), settings.err)
     except OSError as error:  # before or after a run: within one it becomes the run's result
-        print_message(str(error), settings.err)
-        return 1
-    return status if isinstance(status, int) else 0
+        failure = BootgraftError(str(error))
+        print_message(str(failure), settings.err)
+    else:
+        return status if isinstance(status, int) else 0
+    if "--json" in arguments:
+        _print_json(_to_document(failure), settings.out)
+    return failure.exit_status
 
 
 # What commands share.
@@ -350,7 +352,7 @@ def recover(settings: Settings, /, vm: str | None, state_dir: Path | None, as_js
         settings.out.print("nothing to recover")
     outcomes = [_attempt(settings, each, state, Deadlines(), run_recover) for each in targets]
     if as_json:
-        _print_json({"results": [_to_document(outcome) for outcome in outcomes]})
+        _print_json({"results": [_to_document(outcome) for outcome in outcomes]}, settings.out)
     for outcome in outcomes:
         _print_outcome(settings, outcome, as_json=as_json)
     return max((outcome.exit_status for outcome in outcomes), default=0)
@@ -366,9 +368,9 @@ def status(settings: Settings, /, state_dir: Path | None, as_json: bool) -> int:
     runs = [_summary(each) for each in state.list_runs()]
     if as_json:
         records = [{**asdict(each), "at_work": at_work} for each, at_work in unfinished]
-        _print_json({"unfinished": records, "runs": runs})
+        _print_json({"unfinished": records, "runs": runs}, settings.out)
     else:
-        print_status(unfinished, runs, settings.out)
+        print_status(state, unfinished, runs, settings.out)
     return 0
 
 
@@ -422,7 +424,7 @@ def _conduct(
     """Do a run, print what it came to, give its exit status."""
     outcome = _attempt(settings, vm, _state(state_dir), deadlines, work)
     if as_json:
-        _print_json(_to_document(outcome))
+        _print_json(_to_document(outcome), settings.out)
     _print_outcome(settings, outcome, as_json=as_json)
     return outcome.exit_status
 
@@ -467,8 +469,8 @@ def _to_document(outcome: RunResult | BootgraftError) -> Mapping[str, JSON]:
     }
 
 
-def _print_json(document: Mapping[str, JSON]) -> None:
-    click.echo(encode_document(document), nl=False)
+def _print_json(document: Mapping[str, JSON], out: Console) -> None:
+    out.print(encode_document(document).decode("ascii"), end="")
 
 
 def _summary(each: Run) -> Mapping[str, JSON]:
@@ -478,7 +480,8 @@ def _summary(each: Run) -> Mapping[str, JSON]:
 
 
 def _state(directory: Path | None) -> StateDirectory:
-    return StateDirectory((directory or default_state_directory(os.environ)).absolute())
+    root = directory or default_state_directory(os.environ)
+    return StateDirectory(root.absolute(), named=directory is not None)
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:

@@ -139,6 +139,7 @@ class Client:
         self._agent: wire.Hello | None = None
         self._heard = _LastHeard()
         self._last_id = 0
+        self.restarted = False  # the agent, within the last request
 
     def await_hello(self, timeout: float) -> wire.Hello:
         """Wait for the agent and welcome it.
@@ -163,6 +164,7 @@ class Client:
         ChangesLeftError, AgentError), SilenceError, AgentError or ReplyError.
         """
         self._last_id += 1
+        self.restarted = False
         question: dict[str, JSON] = {"id": self._last_id, "request": name, "options": options}
         log.debug("ask %s, id %d", name, self._last_id)
         self._connection.send(question)
@@ -236,6 +238,7 @@ class Client:
         return True
 
     def _meet_again(self, hello: wire.Hello, question: Mapping[str, JSON], restarts: int) -> None:
+        self.restarted = True
         self._on_event(Log("warning", f"the agent was started anew ({restarts}); asked again"))
         self._welcome(hello)
         self._connection.send(question)

@@ -1,7 +1,6 @@
 """A run in the making: what its steps work with, whom they tell, how long they wait."""
 
 import logging
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -138,10 +137,9 @@ def describe(error: BaseException) -> str:
     return f"internal error, {type(error).__name__}: {error} (run.log has the details)"
 
 
-def how_to_go_on(target: str, run_id: str) -> str:
+def how_to_go_on(job: Job, run_id: str) -> str:
     """Name the commands that put a guest right that may be half changed."""
-    vm = shlex.quote(target)
     return (
-        f"`bootgraft run {vm}` again finishes the graft,"
-        f" `bootgraft rollback {vm} --run {run_id}` takes it back"
+        f"{job.state.command('run', job.target)} again finishes the graft,"
+        f" {job.state.command('rollback', job.target, '--run', run_id)} takes it back"
     )

@@ -21,7 +21,8 @@ from urllib.parse import quote
 import serial
 
 BAUD_RATE = 115200  # for what is a real port
-READ_TIMEOUT = 0.2  # seconds; how long `close` may take
+READ_TIMEOUT = 0.2  # seconds; how long `close` takes at most as a rule
+CLOSE_TIMEOUT = 10.0  # seconds; then the reader, a daemon thread, is left to itself
 WRITE_TIMEOUT = 2.0  # seconds that a guest which does not read can hold up a writer
 RECONNECT_INTERVAL = 0.1  # seconds
 UNREAD_LIMIT = 8 * 1024 * 1024  # bytes; twice the protocol's longest message
@@ -127,7 +128,9 @@ class Link:
     def close(self) -> None:
         """Disconnect and stop reading; a link that is closed stays so."""
         self._closing.set()
-        self._reader.join()
+        self._reader.join(CLOSE_TIMEOUT)
+        if self._reader.is_alive():
+            _LOGGER.warning("%s: its reader does not end and is left to itself", self._url)
 
     def __enter__(self) -> "Link":
         return self

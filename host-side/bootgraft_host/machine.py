@@ -70,7 +70,10 @@ class Machine(Protocol):
         """
 
     def detach(self, captured: Configuration, *, keep_adapter: bool) -> None:
-        """Restore what `capture` read, all but the adapter where it is kept; idempotent."""
+        """Restore what `capture` read, all but the adapter where it is kept; idempotent.
+
+        What somebody else has changed meanwhile stays, once nothing of attach's is left.
+        """
 
     def start(self) -> None:
         """Switch the machine on."""

@@ -121,7 +121,7 @@ class QemuMachine:
         write_vm_config(self._path, attached)
 
     def detach(self, captured: Configuration, *, keep_adapter: bool) -> None:
-        """Restore vm.toml, unless somebody else has changed it meanwhile."""
+        """Restore vm.toml; one that somebody else has changed must hold nothing of attach's."""
         before = self._captured_content(captured)
         kept = edit_vm_config(before, self._path, _with_attached_adapter(self._parse(before)))
         wanted = kept if keep_adapter else before
@@ -129,10 +129,12 @@ class QemuMachine:
         if current == wanted:
             return
         if current not in {before, kept} and not self._is_attached(before, current):
+            if self._is_detached(before, current, keep_adapter=keep_adapter):
+                return
             raise MachineError(
                 f"{self._path} has been changed by somebody else during the run and is left as it"
-                " is; take the two ISOs out and restore the boot order, the adapter and COM1 by"
-                " hand"
+                " is; restore its DVD drives, boot order, adapter and COM1 by hand, as they were"
+                " before, then recover it"
             )
         self._require_off()
         write_vm_config(self._path, wanted)
@@ -157,6 +159,23 @@ class QemuMachine:
         config = self._parse(before)
         plans = (plan_attached(config, Media(live, each), com1_socket) for each in (payload, None))
         return any(edit_vm_config(before, self._path, plan) == current for plan in plans)
+
+    def _is_detached(self, before: bytes, current: bytes, *, keep_adapter: bool) -> bool:
+        """Whether nothing that attach changes is other than before."""
+        try:
+            found = self._parse(current)
+        except ConfigurationError:
+            return False
+        wanted = self._parse(before)
+        if keep_adapter:
+            wanted = _with_attached_adapter(wanted)
+        return found == replace(
+            found,
+            boot_order=wanted.boot_order,
+            dvds=wanted.dvds,
+            network=wanted.network,
+            com1=wanted.com1,
+        )
 
     def _captured_content(self, captured: Configuration) -> bytes:
         path, content = captured.get("path"), captured.get("content_base64")

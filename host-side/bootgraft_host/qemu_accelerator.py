@@ -4,6 +4,7 @@
 machine with half a nested virtualisation. So a boot sector runs once per boot of the host.
 """
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -35,18 +36,21 @@ def choose_accelerator() -> str:
     """Return the value of QEMU's -accel: KVM where it works, emulation elsewhere."""
     if not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
         return EMULATION
-    known = _cache() / f"accelerator-{_BOOT_ID.read_text().strip()}"
-    accelerator = known.read_text() if known.exists() else ""
+    accelerator = ""
+    with contextlib.suppress(OSError, RuntimeError):
+        accelerator = _cache_file().read_text()
     if accelerator not in {KVM, EMULATION}:
         accelerator = KVM if runs_guests(KVM) else EMULATION
-        known.write_text(accelerator)
+        with contextlib.suppress(OSError, RuntimeError):  # then it is asked again the next time
+            _cache_file().parent.mkdir(parents=True, exist_ok=True)
+            _cache_file().write_text(accelerator)
     return accelerator
 
 
-def _cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bootgraft"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _cache_file() -> Path:
+    """Name the file that keeps the answer. Raises RuntimeError for a user without a home."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "bootgraft" / f"accelerator-{_BOOT_ID.read_text().strip()}"
 
 
 def runs_guests(accelerator: str) -> bool:

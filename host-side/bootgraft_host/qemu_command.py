@@ -40,7 +40,7 @@ def build_command(
     """
     return [
         PROGRAM,
-        *("-name", _escape(config.name)),
+        *("-name", f"guest={_escape(config.name)}"),
         *("-machine", "pc"),
         *("-accel", accelerator),
         *cpu_options(accelerator),

@@ -1,8 +1,8 @@
 """One QEMU process that outlives us: its folder, its process, its monitor.
 
 QEMU is the hypervisor here. It goes on when the controller is killed, and a later controller finds
-it by the process number in its folder; that the number still means this QEMU is told by its
-command line, which names the folder's monitor socket.
+it by its command line, which names the machine's process file. The number in that file is looked
+at first; without it, all processes are: the folder may have been another one then, or is gone.
 """
 
 import asyncio
@@ -15,8 +15,9 @@ import signal
 import stat
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -186,21 +187,29 @@ class QemuProcess:
         """Find the running QEMU; its handle stays valid whatever becomes of the number."""
         if self._child is not None:
             self._child.poll()  # a child that has ended keeps its number until it is asked for
-        try:
-            process = _Process(int(self.pid_file.read_text()))
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            return None
-        if self._is_ours(process.pid):
-            return process
-        process.close()
+        for pid in self._candidates():
+            if not self._is_ours(pid):
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                process = _Process(pid)
+                if self._is_ours(pid):  # still, now that the number is held
+                    return process
+                process.close()
         return None
 
+    def _candidates(self) -> Iterator[int]:
+        with contextlib.suppress(OSError, ValueError):
+            yield int(self.pid_file.read_text())
+        yield from (int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal())
+
     def _is_ours(self, pid: int) -> bool:
+        """Tell by the last two parts of what follows -pidfile: the machine's id and "pid"."""
         try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
             return False
-        return bytes(self.pid_file) in command.split(b"\0")
+        files = (Path(os.fsdecode(b)) for a, b in pairwise(words) if a == b"-pidfile")
+        return any(path.parts[-2:] == self.pid_file.parts[-2:] for path in files)
 
 
 class _Process:
@@ -216,8 +225,12 @@ class _Process:
         return bool(poll.poll(timeout * 1000))
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        try:
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            raise MachineError(f"QEMU (process {self.pid}) belongs to another user") from error
 
     def close(self) -> None:
         os.close(self._handle)

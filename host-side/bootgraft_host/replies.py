@@ -13,6 +13,7 @@ from bootgraft_agent.errors import BootgraftError
 from bootgraft_agent.wire import JSON
 
 MAX_DEPTH = 24  # of nested objects and lists in a reply
+EVENT_TEXT_LIMIT = 1000  # characters of a progress or log line that are kept
 
 ErrorKind = Literal["refused", "invalid", "changes-left", "internal"]
 ERROR_KINDS: tuple[ErrorKind, ...] = ("refused", "invalid", "changes-left", "internal")
@@ -199,13 +200,14 @@ def parse_event(body: Mapping[str, JSON]) -> Progress | Log | None:
     if kind == "progress":
         return Progress(
             step=fields.count("step"),
-            text=fields.text("text"),
+            text=fields.text("text")[:EVENT_TEXT_LIMIT],
             done=fields.count("bytes"),
             total=fields.count("total"),
         )
     if kind == "log":
         level = fields.text("level")
-        return Log("warning" if level == "warning" else "info", fields.text("text"))
+        text = fields.text("text")[:EVENT_TEXT_LIMIT]
+        return Log("warning" if level == "warning" else "info", text)
     return None
 
 

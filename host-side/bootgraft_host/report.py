@@ -5,18 +5,20 @@ whatever is not plainly visible as an escape.
 """
 
 import os
-import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import TextIOWrapper
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 from rich.text import Text
 
 from bootgraft_agent.wire import JSON
 from bootgraft_host import replies
 from bootgraft_host.results import Outcome, RunResult
-from bootgraft_host.runs import Unfinished
+from bootgraft_host.runs import StateDirectory, Unfinished
 from bootgraft_host.text import printable, printable_lines
 
 _HEADLINES: Mapping[Outcome, str] = {
@@ -47,9 +49,19 @@ class _Console(Console):
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
 
+    def _write_buffer(self) -> None:
+        """Write what was printed; a terminal that was closed is as gone as a closed pipe."""
+        try:
+            super()._write_buffer()
+        except OSError:
+            self.on_broken_pipe()
+
 
 def make_console(*, stderr: bool) -> Console:
     """Make a console that prints texts as they are, and never wraps a line."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # what the user's encoding does not have
     return _Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -86,11 +98,14 @@ class LiveReporter:
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(ratio=1, overflow="fold")
+            ),
             BarColumn(bar_width=20),
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            expand=True,
         )
         self._step = ""
         self._task = self._progress.add_task("", total=None)
@@ -145,6 +160,7 @@ def print_message(message: str, console: Console) -> None:
 
 
 def print_status(
+    state: StateDirectory,
     unfinished: Sequence[tuple[Unfinished, bool]],
     runs: Sequence[Mapping[str, JSON]],
     console: Console,
@@ -156,7 +172,7 @@ def print_status(
             console.print(f"{name}: the run {record.run_id} is at work ({record.stage})")
         else:
             console.print(f"{name}: not restored after the run {record.run_id} ({record.stage}):")
-            console.print(f"  bootgraft recover {shlex.quote(record.target)}")
+            console.print(f"  {state.command('recover', record.target).strip('`')}")
     for run in runs:
         console.print("  ".join(printable(str(each)) for each in run.values()))
     if not unfinished and not runs:
@@ -202,9 +218,10 @@ def _describe_outcome(result: RunResult) -> Iterator[Text | str]:
     yield _line(f"{name}: ", _HEADLINES[result.outcome], style=style)
     if result.message:
         yield f"  {printable(result.message)}"
-    if result.inspection is not None and result.inspection.problem is not None:
-        yield f"  no graft is possible: {printable(result.inspection.problem)}"
-    if result.outcome in _UNCHANGED:
+    problem = None if result.inspection is None else result.inspection.problem
+    if problem is not None and problem != result.message:
+        yield f"  no graft is possible: {printable(problem)}"
+    if result.outcome in _UNCHANGED and result.command != "recover":
         yield "  the guest is unchanged, the machine is as it was"
     yield from (f"  {line}" for line in _describe_boot(result))
     if result.adapter_kept:

@@ -6,13 +6,12 @@ machine is not, and `recover` does it.
 """
 
 import logging
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bootgraft_host.job import Deadlines, Job, NotRestoredError, describe, how_to_go_on
 from bootgraft_host.machine import Configuration, Machine, MachineError
-from bootgraft_host.runs import Unfinished, encode_document
+from bootgraft_host.runs import Unfinished
 from bootgraft_host.signals import uninterrupted
 from bootgraft_host.text import printable
 
@@ -68,7 +67,7 @@ def settle_earlier_run(job: Job) -> None:
     if job.machine.state() != "off":
         raise NotRestoredError(
             f"an earlier run ({record.run_id}) of {job.machine.name} was cut off, and the machine"
-            f" is on: `bootgraft recover {shlex.quote(job.target)}` turns it off and restores it"
+            f" is on: {job.state.command('recover', job.target)} turns it off and restores it"
         )
     recover(job, record)
 
@@ -85,7 +84,7 @@ def recover(job: Job, record: Unfinished) -> None:
         job.warn(
             f"the run {record.run_id} was cut off while the guest was being changed: its boot menu"
             " is the old one or the new one, whole;"
-            f" {how_to_go_on(job.target, record.run_id)}"
+            f" {how_to_go_on(job, record.run_id)}"
         )
     job.record = None
 
@@ -105,7 +104,7 @@ def _restore_or_say_what_is_left(
         before = f"{describe(failure)}; " if failure else ""
         raise NotRestoredError(
             f"{before}{job.machine.name} could not be restored ({describe(error)}):"
-            f" {how_to_restore(job.machine.name, job.target)}"
+            f" {how_to_restore(job)}"
         ) from (failure or error)
 
 
@@ -125,15 +124,13 @@ def _restore_once(
 ) -> None:
     turn_off(machine, deadlines)
     machine.detach(captured, keep_adapter=keep_adapter)
-    if not keep_adapter and encode_document(machine.capture()) != encode_document(captured):
-        raise MachineError(f"{machine.name}'s configuration is not the captured one")
 
 
-def how_to_restore(name: str, target: str) -> str:
+def how_to_restore(job: Job) -> str:
     """Name the command that restores a machine."""
     return (
-        f"{name} may still be on, with the media in it and its hardware changed;"
-        f" `bootgraft recover {shlex.quote(target)}` turns it off and restores it"
+        f"{job.machine.name} may still be on, with the media in it and its hardware changed;"
+        f" {job.state.command('recover', job.target)} turns it off and restores it"
     )
 
 

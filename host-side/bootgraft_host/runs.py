@@ -23,8 +23,9 @@ import logging
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +98,18 @@ class _HarmlessFormatter(logging.Formatter):
         return "\n".join(printable_lines(super().format(record)))
 
 
+class _RunLog(logging.FileHandler):
+    """Writes run.log as far as it can: a full disk must not decide over a run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own name
+        """Leave a record out that cannot be written."""
+
+    def close(self) -> None:
+        """Close the file, whether or not its last part could be written."""
+        with suppress(OSError):
+            super().close()
+
+
 class Run:
     """The directory of one run."""
 
@@ -136,7 +149,11 @@ class Run:
 
     def _save(self, name: str, text: str) -> str:
         path = self.directory / name
-        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        try:
+            data = text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # a surrogate that stands for no byte: not the guest's text
+            data = text.encode("utf-8", "surrogatepass")
+        path.write_bytes(data)
         return str(path)
 
     def write_result(self, document: Mapping[str, JSON]) -> None:
@@ -154,7 +171,7 @@ class Run:
     @contextmanager
     def logging(self) -> Iterator[None]:
         """Write the program's log to run.log meanwhile."""
-        handler = logging.FileHandler(self.directory / "run.log", encoding="utf-8")
+        handler = _RunLog(self.directory / "run.log", encoding="utf-8")
         handler.setFormatter(_HarmlessFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger(_LOGGER)
         level = logger.level
@@ -171,8 +188,15 @@ class Run:
 class StateDirectory:
     """The folder that holds all runs and the machines' records."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, named: bool = False) -> None:
+        """Use `root`; `named` tells that it is not the default, so that commands must name it."""
         self.root = root
+        self._named = named
+
+    def command(self, name: str, target: str, *more: str) -> str:
+        """Give a command for people to type that works on a machine with these records."""
+        state = ("--state-dir", str(self.root)) if self._named else ()
+        return f"`{shlex.join(('bootgraft', name, target, *more, *state))}`"
 
     def create_run(self, machine_name: str) -> Run:
         """Make a new run's directory."""
@@ -180,13 +204,6 @@ class StateDirectory:
         name = re.sub(r"[^A-Za-z0-9-]+", "-", machine_name).strip("-")[:40] or "machine"
         directory = self.root / "runs" / f"{stamp}-{name}-{secrets.token_hex(4)}"
         make_private_directory(directory)
-        return Run(directory)
-
-    def find_run(self, run_id: str) -> Run:
-        """Give a run that was. Raises InvalidRequestError for one that was not."""
-        directory = self.root / "runs" / run_id
-        if not _ID.fullmatch(run_id) or not directory.is_dir():
-            raise InvalidRequestError(f"there is no run {run_id!r} in {self.root / 'runs'}")
         return Run(directory)
 
     def list_runs(self) -> tuple[Run, ...]:
@@ -260,7 +277,12 @@ class StateDirectory:
 def default_state_directory(environment: Mapping[str, str]) -> Path:
     """Give $XDG_STATE_HOME/bootgraft, or the same in ~/.local/state."""
     home = environment.get("XDG_STATE_HOME", "")
-    base = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state"
+    try:
+        base = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError as error:
+        raise InvalidRequestError(
+            "you have no home directory: name one with --state-dir"
+        ) from error
     return base / "bootgraft"
 
 

@@ -1,4 +1,4 @@
-"""Interrupts: SIGINT, SIGTERM and SIGHUP become KeyboardInterrupt, or wait where they must."""
+"""Interrupts: SIGINT, SIGTERM and SIGHUP become a KeyboardInterrupt, or wait where they must."""
 
 import signal
 import threading
@@ -13,8 +13,19 @@ _Handler = Callable[[int, FrameType | None], object]
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Have each of SIGNALS raise KeyboardInterrupt in the main thread meanwhile."""
-    with _handled_by(_interrupt):
+    """Have the first of SIGNALS raise KeyboardInterrupt in the main thread; ignore later ones.
+
+    Who was interrupted tidies up. A second interrupt right then (a closed terminal may send two)
+    would strike where a lock is taken back, and what waits for that lock would wait for ever.
+    """
+    armed = [True]
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        if armed:
+            armed.clear()
+            raise KeyboardInterrupt
+
+    with _handled_by(interrupt):
         yield
 
 
@@ -24,10 +35,6 @@ def uninterrupted() -> Iterator[list[int]]:
     came: list[int] = []
     with _handled_by(lambda number, _frame: came.append(number)):
         yield came
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @contextmanager

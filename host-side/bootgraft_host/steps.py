@@ -4,7 +4,6 @@ Plain functions, each with its deadline; each may be done again.
 """
 
 import logging
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -28,6 +27,7 @@ from bootgraft_host.replies import (
 )
 from bootgraft_host.restore import turn_off
 from bootgraft_host.screens import ScreenWatch
+from bootgraft_host.signals import interruptible
 from bootgraft_host.text import printable
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def apply(job: Job, client: Client, options: Mapping[str, str], plan: Plan) -> N
         "plan_sha256": plan.sha256,
         "run_id": job.run.run_id,
     }
-    with _changing(job, how_to_go_on(job.target, job.run.run_id)):
+    with _changing(job, client, how_to_go_on(job, job.run.run_id)):
         applied = parse_applied(_ask_for_change(job, client, "apply", asked))
         if applied.run_id != job.run.run_id:
             raise ReplyError(f"the agent's reply to apply is for another run, {applied.run_id!r}")
@@ -127,7 +127,8 @@ def rollback(job: Job, client: Client, options: Mapping[str, str], run_id: str |
     """Have the agent bring every file back as it was before a graft; the last, without `run_id`."""
     job.step("rollback", "bring the guest's files back")
     asked = {**options, **({} if run_id is None else {"run_id": run_id})}
-    with _changing(job, f"`bootgraft rollback {shlex.quote(job.target)}` again finishes it"):
+    again = job.state.command("rollback", job.target)
+    with _changing(job, client, f"{again} again finishes it"):
         reply = _ask_for_change(job, client, "rollback", asked)
         job.result.rolled_back = parse_rolled_back(reply)
     job.enter("captured")
@@ -143,7 +144,8 @@ def _ask_for_change(
     except KeyboardInterrupt:
         job.interrupted = True
         job.warn("interrupted; the agent is asked to stop (a second interrupt cuts the power)")
-        return client.abort(request, job.deadlines.abort)
+        with interruptible():
+            return client.abort(request, job.deadlines.abort)
 
 
 def _stop_if_interrupted(job: Job) -> None:
@@ -152,17 +154,21 @@ def _stop_if_interrupted(job: Job) -> None:
 
 
 @contextmanager
-def _changing(job: Job, advice: str) -> Iterator[None]:
-    """Have on record that the guest may be changed; without a clear answer, say just that."""
+def _changing(job: Job, client: Client, advice: str) -> Iterator[None]:
+    """Have on record that the guest may be changed; without a clear answer, say just that.
+
+    A refusal is a clear answer, unless the agent was started anew meanwhile: it does not know then
+    what it had changed before.
+    """
     job.enter("changing")
     try:
         yield
-    except (RefusedError, InvalidRequestError):
-        job.enter("captured")
-        raise
     except ChangesLeftError:
         raise
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, RefusedError | InvalidRequestError) and not client.restarted:
+            job.enter("captured")
+            raise
         raise ChangesLeftError(
             f"{describe(error)}; whether the guest is changed is not known, its boot menu is the"
             f" old one or the new one, whole: {advice}"

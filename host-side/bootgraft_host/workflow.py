@@ -173,17 +173,22 @@ def _note_failure(job: Job, error: BaseException) -> None:
     log.error("%s", printable(describe(error)), exc_info=error)
     result = job.result
     result.message = describe(error)
+    result.machine_restored = _is_restored(job)
+    if result.machine_restored and result.rolled_back is not None:
+        job.warn(f"after the rollback: {result.message}")
+        result.message = ""
+        _note_success(job)
+        return
     result.exit_status = _judge(job, error)
     outcomes: dict[int, Outcome] = {2: "invalid", 3: "left", 4: "unproven"}
     default: Outcome = "refused" if isinstance(error, RefusedError) else "failed"
     result.outcome = outcomes.get(result.exit_status, default)
-    result.machine_restored = _is_restored(job)
     if not result.machine_restored and not isinstance(error, NotRestoredError | DamagedRecordError):
-        result.message += f"; {how_to_restore(job.machine.name, job.target)}"
+        result.message += f"; {how_to_restore(job)}"
 
 
 def _judge(job: Job, error: BaseException) -> int:
-    if not _is_restored(job) or isinstance(error, NotRestoredError | ChangesLeftError):
+    if not job.result.machine_restored or isinstance(error, NotRestoredError | ChangesLeftError):
         return 3
     if job.stage == "grafted":
         return UnprovenError.exit_status

@@ -62,6 +62,7 @@ class Guest:
     slow_at: str = ""  # the request that is not answered until it is aborted
     abort_comes_too_late: bool = False
     silent_at: str = ""  # the request that is never answered
+    restarts_at: str = ""  # the request of which the agent dies, once
     errors: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # by request
     answers: Mapping[str, JSON] = field(default_factory=dict)  # results by request
     powers_off: bool = True
@@ -212,6 +213,9 @@ class SimulatedMachine:
         self.guest.at_request(name)
         if name == "abort" and self._pending is not None and self.guest.silent_at != name:
             self._end_pending(agent)
+            return
+        if name == self.guest.restarts_at and agent.instances == 1:
+            agent.restart()
             return
         if name == self.guest.slow_at:
             self._pending = request

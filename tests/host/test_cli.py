@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import sys
@@ -23,7 +24,7 @@ from bootgraft_agent.wire import JSON
 from bootgraft_host import cli
 from bootgraft_host.machine import ConfigurationError, Machine
 from bootgraft_host.replies import Log, Progress
-from bootgraft_host.report import LiveReporter, PlainReporter, make_reporter
+from bootgraft_host.report import LiveReporter, PlainReporter, make_console, make_reporter
 from bootgraft_host.runs import StateDirectory, default_state_directory
 from bootgraft_host.text import printable
 from host.simulated import CONFIGURATION, MARKER, UNTOUCHED, Guest, SimulatedMachine, plan_result
@@ -234,6 +235,52 @@ def test_json_is_one_document_on_stdout_whatever_happens(shell: Shell) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (("run", "vm", "--json"), 2),
+        (("graft", "--json"), 2),
+        (("run", "vm", "--expect", "(", "--json"), 2),
+        (("confirm", "vm", "--json", "--state-dir", "/dev/null/state"), 1),
+        (("recover", "vm", "--json", "--state-dir", "/dev/null/state"), 1),
+    ],
+)
+def test_json_is_one_document_where_there_was_no_run(
+    shell: Shell, argv: Sequence[str], status: int
+) -> None:
+    output = shell(*argv, state=False)
+    assert output.status == output.document["exit_status"] == status
+    assert output.document["message"] in output.err
+
+
+def test_what_the_terminals_encoding_lacks_is_escaped(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        sys.stdout = (tmp_path / "out").open("w", encoding="ascii")
+        make_console(stderr=False).print("\u00e4")
+        sys.stdout.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (tmp_path / "out").read_bytes() == b"\\xe4\n"
+
+
+def test_a_closed_terminal_silences_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ClosedTerminal(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+        def fileno(self) -> int:
+            return spare
+
+    spare = os.open(os.devnull, os.O_WRONLY)
+    monkeypatch.setattr(sys, "stderr", ClosedTerminal())
+    console = make_console(stderr=True)
+    console.print("one")
+    console.print("two")
+    assert console.quiet
+    os.close(spare)
+
+
 def test_a_run_that_nobody_reads_any_more_goes_on_to_its_end(shell: Shell) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -275,7 +322,8 @@ def test_recover_and_status_know_every_machine_that_is_not_restored(shell: Shell
     os.waitpid(child, 0)
     told = shell("status")
     assert "appliance: not restored after the run" in told.out
-    assert f"  bootgraft recover {Path('vm').absolute()}\n" in told.out
+    recover = f"bootgraft recover {Path('vm').absolute()} {shlex.join(shell.state)}"
+    assert f"  {recover}\n" in told.out
     assert "cut off" in told.out
     assert shell.machine().state() == "running"
     output = shell("recover")
@@ -341,6 +389,18 @@ def test_live_progress_shows_guest_text_literally() -> None:
     assert f"apply: {HARMLESS}" in shown
     assert f"warning: {HARMLESS}" in shown
     assert "\x1b]0;" not in screen.getvalue()
+
+
+def test_live_progress_shows_a_long_text_whole_and_its_time_at_80_columns() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, markup=False, emoji=False)
+    with LiveReporter(console) as reporter:
+        reporter.step("apply", "carry out the plan")
+        reporter.event(Progress(1, "copy " + "x" * 90 + " end", 1, 2))
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert shown.count("x") == 90
+    assert " end" in shown
+    assert "0:00:00" in shown
 
 
 @given(st.text())

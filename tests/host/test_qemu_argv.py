@@ -50,7 +50,7 @@ def devices(config: VmConfig) -> list[str]:
 
 
 def test_the_machine_itself() -> None:
-    assert values("-name") == ["appliance,, old"]
+    assert values("-name") == ["guest=appliance,, old"]
     assert values("-m") == ["768"]
     assert values("-accel") == ["tcg"]
     assert values("-machine") == ["pc"]

@@ -56,7 +56,9 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     accelerator = choose_accelerator()
     with tempfile.TemporaryDirectory(prefix="bg") as folder:
         monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
-        known = runtime_root() / f"accelerator-{qemu_accelerator._BOOT_ID.read_text().strip()}"
+        monkeypatch.setenv("XDG_CACHE_HOME", f"{folder}/cache")
+        known = qemu_accelerator._cache_file()
+        known.parent.mkdir(parents=True)
         known.write_text(accelerator)
         yield Path(folder)
 
@@ -140,13 +142,8 @@ def test_a_machine_boots_talks_shows_and_leaves_nothing(
     machine.close()
     machine.close()
     assert not Path(f"/proc/{process}").exists()
-    assert [path.name for path in runtime.glob("bootgraft/*")] == [accelerator_file(runtime)]
+    assert list(runtime.glob("bootgraft/*")) == []
     assert sorted(folder.iterdir()) == files
-
-
-def accelerator_file(runtime: Path) -> str:
-    (path,) = runtime.glob("bootgraft/accelerator-*")
-    return path.name
 
 
 def machine_processes(machine: QemuMachine) -> list[int]:
@@ -309,6 +306,19 @@ def test_a_killed_controllers_machine_is_found_and_turned_off(
     assert machine_processes(machine) == []
 
 
+def test_a_machine_is_found_whatever_the_runtime_folder_is_now(
+    machine: QemuMachine, folder: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with boot(machine, b"DISK"), tempfile.TemporaryDirectory(prefix="bg") as other:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", other)
+        found = QemuMachine(folder / "vm.toml")
+        assert found.state() == "other"  # its monitor is out of reach
+        found.turn_off()
+        assert found.state() == "off"
+    assert machine_processes(machine) == []
+    assert machine.state() == "off"
+
+
 def test_closing_leaves_a_running_machine_alone(machine: QemuMachine, folder: Path) -> None:
     with boot(machine, b"DISK"):
         machine.close()
@@ -427,6 +437,13 @@ def test_detach_leaves_a_configuration_that_the_user_has_changed(
     with pytest.raises(MachineError, match=r"vm\.toml has been changed by somebody else"):
         machine.detach(captured, keep_adapter=False)
     assert (folder / "vm.toml").read_text() == changed
+    # By hand.
+    mended = VM_TOML.replace("memory_mib = 16", "memory_mib = 32")
+    (folder / "vm.toml").write_text(mended)
+    machine.detach(captured, keep_adapter=False)
+    with pytest.raises(MachineError, match=r"vm\.toml has been changed by somebody else"):
+        machine.detach(captured, keep_adapter=True)
+    assert (folder / "vm.toml").read_text() == mended
 
 
 def test_detach_refuses_what_another_machine_has_captured(machine: QemuMachine) -> None:
@@ -523,7 +540,7 @@ def test_a_machine_is_named_by_its_file_or_its_folder(folder: Path) -> None:
 
 
 def test_a_runtime_folder_that_others_can_enter_is_refused(runtime: Path) -> None:
-    (runtime / "bootgraft").chmod(0o755)
+    runtime_root().chmod(0o755)
     with pytest.raises(MachineError, match="must be a folder of your own with mode 0700"):
         runtime_root()
 
@@ -541,11 +558,11 @@ def test_a_runtime_folder_with_a_long_path_is_not_used(
 def test_an_accelerator_works_only_if_a_guest_says_so(runtime: Path) -> None:
     assert runs_guests(EMULATION)
     assert not runs_guests("nonsense")
-    assert [path.name for path in runtime.glob("bootgraft/*")] == [accelerator_file(runtime)]
+    assert list(runtime.glob("bootgraft/*")) == []
 
 
 def test_kvm_is_chosen_only_where_it_runs_guests_and_asked_once(runtime: Path) -> None:
-    known = runtime / "bootgraft" / accelerator_file(runtime)
+    known = qemu_accelerator._cache_file()
     known.write_text("damaged")
     chosen = choose_accelerator()
     assert chosen == (KVM if os.access("/dev/kvm", os.W_OK) and runs_guests(KVM) else EMULATION)

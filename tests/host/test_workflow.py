@@ -8,16 +8,18 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from bootgraft_agent.errors import RefusedError
+from bootgraft_agent.wire import JSON
 from bootgraft_host.job import Deadlines, Setup
 from bootgraft_host.machine import MachineError, Media
 from bootgraft_host.replies import Log, Progress
 from bootgraft_host.results import RunResult
-from bootgraft_host.runs import Run, StateDirectory
-from bootgraft_host.signals import interruptible
+from bootgraft_host.runs import Run, StateDirectory, _RunLog
+from bootgraft_host.signals import SIGNALS, interruptible
 from bootgraft_host.workflow import (
     GraftOrder,
     run_confirm,
@@ -313,6 +315,70 @@ def test_an_apply_without_a_clear_answer_says_what_may_be_left_and_what_to_do(
     assert machine.configuration == CONFIGURATION
     assert machine.state() == "off"
     assert not bench.unfinished()
+
+
+@pytest.mark.parametrize("kind", ["refused", "invalid"])
+def test_a_refusal_by_an_agent_that_died_of_the_apply_is_no_clear_answer(
+    bench: Bench, kind: str
+) -> None:
+    guest = Guest(restarts_at="apply", errors={"apply": (kind, "the plan is another one")})
+    result = bench.graft(bench.machine(guest))
+    assert (result.outcome, result.exit_status) == ("left", 3)
+    assert "the plan is another one; whether the guest is changed is not known" in result.message
+
+
+def test_an_interrupt_after_a_rollback_does_not_deny_it(bench: Bench) -> None:
+    machine = bench.machine(Guest(at_request=at("power_off", interrupt)))
+    with interruptible():
+        result = run_rollback(bench.setup(machine), bench.media, {}, None)
+    assert (result.outcome, result.exit_status) == ("rolled-back", 0)
+    assert "after the rollback: interrupted" in result.warnings
+    assert machine.configuration == CONFIGURATION
+    assert machine.state() == "off"
+
+
+def test_text_that_no_bytes_stand_for_is_kept_all_the_same(bench: Bench) -> None:
+    diffs: list[JSON] = [{"path": "menu.lst", "diff": "-\ud800\n+\udcff\n"}]
+    guest = Guest(answers={"plan": plan_result(already_grafted=False) | {"diffs": diffs}})
+    result = bench.graft(bench.machine(guest), dry_run=True)
+    assert (result.outcome, result.exit_status) == ("planned", 0)
+    assert (result.directory / "text-01.diff").read_bytes() == b"-\xed\xa0\x80\n+\xed\xb3\xbf\n"
+
+
+def test_the_commands_that_are_named_name_a_state_directory_that_is_not_the_default(
+    bench: Bench,
+) -> None:
+    bench.state = StateDirectory(bench.folder / "my state", named=True)
+    option = f"--state-dir '{bench.folder / 'my state'}'`"
+    result = bench.graft(bench.machine(Guest(silent_at="apply")))
+    assert f"rollback '/vms/my vm.toml' --run {result.run_id} {option}" in result.message
+    fault = FaultAt("turn_off", raise_machine_error, for_good=True)
+    result = bench.graft(bench.machine(fault=fault))
+    assert f"`bootgraft recover '/vms/my vm.toml' {option}" in result.message
+
+
+def test_a_run_log_on_a_full_disk_decides_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def open_full(_: _RunLog) -> TextIO:
+        return Path("/dev/full").open("w")
+
+    monkeypatch.setattr(_RunLog, "_open", open_full)
+    result = bench.graft(bench.machine())
+    check_aftermath(bench, result)
+    assert result.outcome == "grafted"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_second_interrupt_right_after_the_first_is_ignored() -> None:
+    with interruptible():
+        try:
+            interrupt()
+        except KeyboardInterrupt:
+            for number in SIGNALS:
+                signal.raise_signal(number)
+        else:
+            pytest.fail("the first one was ignored, too")
 
 
 def test_changes_that_the_agent_left_are_told_in_its_words(bench: Bench) -> None:

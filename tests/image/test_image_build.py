@@ -75,7 +75,7 @@ def test_byte_code_of_the_agent_leaves_the_hash_as_it_is(copied_inputs: Path) ->
 
 
 def test_an_unknown_argument_is_refused() -> None:
-    argv = [IMAGE_BUILD / "build.sh", "--outptu", "file.iso"]
+    argv = [str(IMAGE_BUILD / "build.sh"), "--outptu", "file.iso"]
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "build.sh: unknown argument --outptu; see --help\n"

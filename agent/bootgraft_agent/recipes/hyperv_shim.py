@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bootgraft_agent import device_map, grub
 from bootgraft_agent.errors import AmbiguousError, RefusedError
+from bootgraft_agent.files import TEMPORARY
 from bootgraft_agent.guest import (
     FILE_COMMANDS,
     Guest,
@@ -317,6 +318,10 @@ def _copy_steps(guest: Guest) -> list[CopyFile]:
     """Copy what is not there yet. Raises RefusedError for a file of the guest in the way."""
     steps = []
     for file in guest.require_payload().files:
+        if file.name == BACKUPS or file.name.startswith(TEMPORARY):
+            raise RefusedError(
+                f"{file.source} of the payload has a name that bootgraft needs itself; rename it"
+            )
         target = Target("boot", guest.boot.volume, guest.boot.prefix + file.name)
         existing = guest.existing[target.path]
         if existing is None:
