@@ -6,6 +6,7 @@ of its persistent configuration, made while it is off: `capture` reads that conf
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -51,6 +52,12 @@ class Machine(Protocol):
     @property
     def name(self) -> str:
         """What people call the machine."""
+
+    def claim(self) -> AbstractContextManager[None]:
+        """Keep every other controller away from the machine, whatever its state directory.
+
+        Raises MachineError where one is at work. The claim goes with the process, however it ends.
+        """
 
     def state(self) -> State:
         """Read whether the machine is off, running, or something else (paused, crashed)."""

@@ -70,6 +70,18 @@ class QemuMachine:
         """The name that vm.toml gives it."""
         return self._name
 
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold a name in the kernel's own list of sockets: no file of it can be left behind."""
+        with socket.socket(socket.AF_UNIX) as claim:
+            try:
+                claim.bind(f"\0bootgraft-{self.machine_id}")
+            except OSError as error:
+                raise MachineError(
+                    f"another controller is at work on {self._path}; wait for its end"
+                ) from error
+            yield
+
     def state(self) -> State:
         """Read whether the machine is off, running, or something else (paused, stuck)."""
         if not self._qemu.is_running():

@@ -136,7 +136,7 @@ def _prepared(job: Job, media: Media) -> Iterator[None]:
 def _perform(command: Command, setup: Setup, work: Callable[[Job], None]) -> RunResult:
     """Do the work under the machine's lock; turn whatever comes out of it into a result."""
     machine = setup.machine
-    with setup.state.locked(machine.machine_id):
+    with setup.state.locked(machine.machine_id), machine.claim():
         run = setup.state.create_run(machine.name)
         result = RunResult(command, run.run_id, run.directory, machine.machine_id, machine.name)
         job = Job(setup, run, result)

@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,9 @@ class SimulatedMachine:
         return found
 
     # The protocol.
+
+    def claim(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def state(self) -> State:
         self.fault("state")

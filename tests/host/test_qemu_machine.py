@@ -569,3 +569,30 @@ def test_kvm_is_chosen_only_where_it_runs_guests_and_asked_once(runtime: Path) -
     before = time.monotonic()
     assert choose_accelerator() == chosen
     assert time.monotonic() - before < 1
+
+
+def test_a_second_controller_is_refused_whatever_its_state_directory(folder: Path) -> None:
+    path = folder / "vm.toml"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", CLAIMING, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    try:
+        assert holder.stdout.readline() == b"claimed\n"
+        with pytest.raises(MachineError, match="another controller is at work"):
+            QemuMachine(path).claim().__enter__()
+    finally:
+        holder.kill()
+        holder.communicate()
+    with QemuMachine(path).claim():
+        pass
+
+
+CLAIMING = """
+import sys
+from pathlib import Path
+from bootgraft_host.qemu import QemuMachine
+with QemuMachine(Path(sys.argv[1])).claim():
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
