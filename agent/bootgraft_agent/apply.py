@@ -1,68 +1,34 @@
-"""The only writes to a guest: apply a plan, read it back, take it back.
+"""Apply: carry out a plan, and read it back. With `rollback` the only writes to a guest.
 
 Old or new, never torn, as GRUB sees it: GRUB reads a disk without replaying its journal. So the
 boot volume is opened twice. The first time everything is put beside what GRUB reads (shim,
 backups, the new menu under a temporary name); closing the volume empties its journal. The second
 time nothing is done but the rename that puts the new menu in the old one's place. Changes to the
-root file system lie between the two. A rollback goes the same way back.
+root file system lie between the two.
 """
 
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import replace
 
 from bootgraft_agent import grub
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
-from bootgraft_agent.files import Tree, WritableTree, parent_of, temporary_beside
+from bootgraft_agent.files import Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
-from bootgraft_agent.manifest import MAX_SIZE, NAME, Change, Manifest, check_run_id, parse_manifest
-from bootgraft_agent.plan import CopyFile, Plan, Target, Where, WriteFile, sha256
+from bootgraft_agent.manifest import NAME, Change, Manifest, check_run_id
+from bootgraft_agent.plan import CopyFile, Plan, Target, WriteFile, sha256
+from bootgraft_agent.rollback import (
+    describe_failure,
+    read_manifests,
+    remove_orphans,
+    undo,
+    was_cut_off,
+)
+from bootgraft_agent.volumes import Changed, Outcome, Progress, Volumes
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256 * 1024
-_BACKUP = re.compile(r"\d{3}")
-
-
-class Volumes(Protocol):
-    """The guest's file systems and the payload, opened and closed as the phases need them."""
-
-    def read(self, where: Where) -> AbstractContextManager[Tree]:
-        """Open a volume for reading, fresh from the disk. Raises RefusedError without one."""
-
-    def write(self, where: Where) -> AbstractContextManager[WritableTree]:
-        """Open a volume for writing; when it closes, all is on the disk and the journal empty."""
-
-    def payload(self) -> AbstractContextManager[Tree]:
-        """Open the payload for reading."""
-
-    def name(self, where: Where) -> str:
-        """Name a volume for people: "hda1"."""
-
-
-Progress = Callable[[str, int, int], None]  # text; bytes done and in all, 0 where they say nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """One file that was changed; SHA-256 before and after, None where there is no file."""
-
-    target: str
-    before: str | None
-    after: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was done, in order, and what was read back from the disk."""
-
-    run_id: str | None
-    changes: tuple[Changed, ...]
-    verified: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
 
 
 # Apply
@@ -99,13 +65,15 @@ def _plan_manifest(plan: Plan, volumes: Volumes, run_id: str) -> Manifest:
         earlier = read_manifests(boot, plan.backups)
         if any(each.run_id == run_id for each in earlier):
             raise RefusedError(f"there is already a run {run_id} on this guest; choose another id")
-        unfinished = [each.run_id for each in earlier if not _is_complete(each, boot)]
+        continued = [each.run_id for each in earlier if was_cut_off(each, plan.backups, boot)]
+    if earlier and all(step.target != plan.check.menu for step in _writes(plan)):
+        continued.append(earlier[-1].run_id)  # it mends what that run's menu names
     times = _root_times(plan, volumes)
     return Manifest(
         run_id=run_id,
         sequence=max((each.sequence for each in earlier), default=0) + 1,
         recipe=plan.recipe,
-        continues=tuple(unfinished),
+        continues=tuple(dict.fromkeys(continued)),
         changes=tuple(_plan_changes(plan, times)),
     )
 
@@ -121,14 +89,24 @@ def _root_times(plan: Plan, volumes: Volumes) -> dict[str, int]:
 def _plan_changes(plan: Plan, times: dict[str, int]) -> Iterator[Change]:
     for number, step in enumerate(plan.steps):
         if isinstance(step, CopyFile):
-            yield Change("boot", step.target.path, None, step.sha256, None, None, is_menu=False)
+            yield Change(
+                where="boot",
+                path=step.target.path,
+                before=None,
+                after=step.sha256,
+                backup=None,
+                linked=False,
+                mtime_ns=None,
+                is_menu=False,
+            )
         elif isinstance(step, WriteFile):
             yield Change(
                 where=step.target.where,
                 path=step.target.path,
                 before=sha256(step.before),
                 after=sha256(step.after),
-                backup=f"{number:03}",  # as _BACKUP has it
+                backup=f"{number:03}",
+                linked=False,  # as long as no backup is made
                 mtime_ns=times.get(step.target.path) if step.target.where == "root" else None,
                 is_menu=step.target == plan.check.menu,
             )
@@ -147,7 +125,7 @@ def _prepare(
         for parent in {parent_of(plan.backups), parent_of(plan.check.menu.path)}:
             boot.remove_temporaries(parent)
         if boot.is_directory(plan.backups):
-            _remove_orphans(plan.backups, boot)
+            remove_orphans(plan.backups, boot)
         boot.make_directory(plan.backups)
         boot.make_directory(directory)
         progress(f"backing up to {volumes.name('boot')}:/{directory}", 0, 0)
@@ -167,25 +145,23 @@ def _prepare(
 
 
 def _write_backups(plan: Plan, manifest: Manifest, directory: str, boot: WritableTree) -> None:
-    """Keep the old files: a second name for those of the boot volume, a copy of others."""
-    backups = {(each.where, each.path): each.backup for each in manifest.changes}
-    for step in _writes(plan):
-        path = f"{directory}/{backups[step.target.where, step.target.path]}"
-        if step.target.where == "boot" and _link(boot, step.target.path, path):
-            continue
-        temporary = boot.write_temporary(path, [step.before], mode=0o600)
-        boot.rename(temporary, path)
+    """Keep the old files, a second name for those of the boot volume and a copy of others; then
+    the manifest.
+    """
+    before = {(step.target.where, step.target.path): step.before for step in _writes(plan)}
+    changes: list[Change] = []
+    for change in manifest.changes:
+        linked = False
+        if change.backup is not None:
+            path = f"{directory}/{change.backup}"
+            linked = change.where == "boot" and boot.try_link(change.path, path)
+            if not linked:
+                content = before[change.where, change.path]
+                boot.rename(boot.write_temporary(path, [content], mode=0o600), path)
+        changes.append(replace(change, linked=linked))
+    content = replace(manifest, changes=tuple(changes)).to_bytes()
     path = f"{directory}/{NAME}"
-    boot.rename(boot.write_temporary(path, [manifest.to_bytes()], mode=0o600), path)
-
-
-def _link(boot: WritableTree, path: str, to: str) -> bool:
-    """Try a hard link; False where the file system has none."""
-    try:
-        boot.link(path, to)
-    except PermissionError:
-        return False
-    return True
+    boot.rename(boot.write_temporary(path, [content], mode=0o600), path)
 
 
 def _copy(step: CopyFile, boot: WritableTree, volumes: Volumes, progress: Progress) -> None:
@@ -244,15 +220,15 @@ def _switch_menu(
 
 def _undo(backups: str, manifest: Manifest, volumes: Volumes, error: Exception) -> None:
     """Take back what an apply did before it failed; always raises."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    _log.warning("the graft failed (%s); taking everything back", reason)
+    reason = describe_failure(error)
+    _log.warning("the graft failed; taking everything back")
     try:
-        _restore(backups, manifest, volumes, lambda *_: None)
+        undo(backups, manifest, volumes)
     except (OSError, BootgraftError) as left:
         raise ChangesLeftError(
-            f"the graft failed: {reason}; and not everything could be taken back: {left}."
-            f" Repair the file system, then run the rollback of {manifest.run_id}; backups lie in"
-            f" {volumes.name('boot')}:/{backups}/{manifest.run_id}"
+            f"the graft failed: {reason}; and not everything could be taken back:"
+            f" {describe_failure(left)}. Repair the file system, then roll {manifest.run_id} back;"
+            f" backups lie in {volumes.name('boot')}:/{backups}/{manifest.run_id}"
         ) from error
     raise RefusedError(f"the graft failed and was taken back whole: {reason}") from error
 
@@ -295,195 +271,3 @@ def _verify_menu(plan: Plan, boot: Tree) -> Iterator[str]:
         if not boot.is_file(target.path):
             raise RefusedError(f"{target}, which the new entry names, is not there")
         yield f"{target} is there"
-
-
-# Roll back
-
-
-def read_manifests(boot: Tree, backups: str) -> tuple[Manifest, ...]:
-    """Read the manifests of all runs on a guest, oldest first."""
-    if not boot.is_directory(backups):
-        return ()
-    paths = [f"{backups}/{name}/{NAME}" for name in boot.names(backups)]
-    manifests = [parse_manifest(boot.read(path, MAX_SIZE)) for path in paths if boot.is_file(path)]
-    return tuple(sorted(manifests, key=lambda each: each.sequence))
-
-
-def _is_complete(manifest: Manifest, boot: Tree) -> bool:
-    """Whether a run came to its end: its menu, the last thing written, is the new one."""
-    return all(
-        boot.digest(each.path) == each.after for each in manifest.changes if each.where == "boot"
-    )
-
-
-def roll_back(backups: str, volumes: Volumes, run_id: str | None, progress: Progress) -> Outcome:
-    """Take a run back, by default the latest, with the cut-off runs that it finished.
-
-    Every file becomes what it was, byte for byte. Raises RefusedError, with nothing changed, where
-    a file has been changed since by somebody else.
-    """
-    with volumes.read("boot") as boot:
-        manifests = {each.run_id: each for each in read_manifests(boot, backups)}
-        has_orphans = not manifests and boot.is_directory(backups)
-    if has_orphans:
-        with volumes.write("boot") as writable:
-            _remove_orphans(backups, writable)
-    if not manifests and run_id is None:
-        return Outcome(None, (), (), ("there is no graft to roll back",))
-    latest = list(manifests.values())[-1].run_id if manifests else None
-    chosen = run_id or latest
-    if chosen is None or chosen not in manifests:
-        listed = ", ".join(manifests) or "none"
-        raise RefusedError(f"there is no run {chosen} on this guest; there are: {listed}")
-    order = [chosen, *reversed(manifests[chosen].continues)]
-    changes: list[Changed] = []
-    for each in order:
-        if each in manifests:
-            _check_restorable(manifests[each], volumes)
-            changes.extend(_restore(backups, manifests[each], volumes, progress))
-    return Outcome(chosen, tuple(changes), ())
-
-
-def _check_restorable(manifest: Manifest, volumes: Volumes) -> None:
-    """Refuse a rollback over changes that somebody else made."""
-    for where in ("boot", "root"):
-        wanted = [each for each in manifest.changes if each.where == where]
-        if not wanted:
-            continue
-        with volumes.read(where) as tree:
-            for change in wanted:
-                if tree.digest(change.path) not in {change.before, change.after}:
-                    raise RefusedError(
-                        f"{volumes.name(where)}:/{change.path} has been changed since run"
-                        f" {manifest.run_id}, so the rollback would lose that; nothing was changed."
-                        " Undo that change first, or restore the file from the backups by hand"
-                    )
-
-
-def _restore(
-    backups: str, manifest: Manifest, volumes: Volumes, progress: Progress
-) -> list[Changed]:
-    """Put the old files back: the menu first, then the root file system, then the rest."""
-    directory = f"{backups}/{manifest.run_id}"
-    with volumes.read("boot") as boot:
-        if not boot.is_directory(backups):
-            return []  # the run did not come to its first write
-        changed = [
-            each for each in manifest.changes if each.where == "boot" and _is_after(each, boot)
-        ]
-        copies = _read_copies(manifest, directory, boot)
-    done = _restore_menu([each for each in changed if each.is_menu], directory, volumes, progress)
-    done += _restore_root(manifest, copies, volumes, progress)
-    with volumes.write("boot") as boot:
-        for change in reversed(changed):
-            if not change.is_menu:
-                progress(f"restoring {volumes.name('boot')}:/{change.path}", 0, 0)
-                _restore_file(change, directory, boot)
-                done.append(_reversed(change, volumes))
-        for parent in {parent_of(each.path) for each in manifest.changes if each.where == "boot"}:
-            boot.remove_temporaries(parent)
-        _remove_backups(backups, manifest, boot)
-    return done
-
-
-def _is_after(change: Change, tree: Tree) -> bool:
-    return change.before != change.after and tree.digest(change.path) == change.after
-
-
-def _reversed(change: Change, volumes: Volumes) -> Changed:
-    return Changed(f"{volumes.name(change.where)}:/{change.path}", change.after, change.before)
-
-
-def _read_copies(manifest: Manifest, directory: str, boot: Tree) -> dict[str, bytes]:
-    """Read the backups of the root file system's files, as far as the run came to write them."""
-    copies: dict[str, bytes] = {}
-    for change in manifest.changes:
-        path = f"{directory}/{change.backup}"
-        if change.where == "root" and change.backup is not None and boot.is_file(path):
-            copies[change.path] = boot.read(path, MAX_TEXT)
-            if sha256(copies[change.path]) != change.before:
-                raise RefusedError(f"/{path} is not the backup that it should be")
-    return copies
-
-
-def _restore_menu(
-    changed: Iterable[Change], directory: str, volumes: Volumes, progress: Progress
-) -> list[Changed]:
-    """Put the old menu back by one rename, with nothing else in that opening of the volume."""
-    done: list[Changed] = []
-    for change in changed:
-        progress(f"restoring {volumes.name('boot')}:/{change.path}", 0, 0)
-        with volumes.write("boot") as boot:
-            temporary = _replacement(change, directory, boot)
-        with volumes.write("boot") as boot:
-            boot.rename(temporary, change.path)
-        done.append(_reversed(change, volumes))
-    return done
-
-
-def _replacement(change: Change, directory: str, boot: WritableTree) -> str:
-    """Give the old file a temporary name beside the new one."""
-    backup = f"{directory}/{change.backup}"
-    if boot.digest(backup) != change.before:
-        raise RefusedError(f"/{backup} is not the backup that it should be")
-    temporary = temporary_beside(change.path)
-    if _link(boot, backup, temporary):
-        return temporary
-    return boot.write_temporary(change.path, [boot.read(backup, MAX_TEXT)], like=change.path)
-
-
-def _restore_file(change: Change, directory: str, boot: WritableTree) -> None:
-    if change.before is None:
-        boot.remove(change.path)
-    else:
-        boot.rename(_replacement(change, directory, boot), change.path)
-
-
-def _restore_root(
-    manifest: Manifest, copies: dict[str, bytes], volumes: Volumes, progress: Progress
-) -> list[Changed]:
-    changes = [each for each in manifest.changes if each.where == "root" and each.path in copies]
-    if not changes:
-        return []
-    done: list[Changed] = []
-    with volumes.write("root") as root:
-        for change in reversed(changes):
-            root.remove_temporaries(parent_of(change.path))
-            if _is_after(change, root):
-                progress(f"restoring {volumes.name('root')}:/{change.path}", 0, 0)
-                temporary = root.write_temporary(
-                    change.path,
-                    [copies[change.path]],
-                    like=change.path,
-                    mtime_ns=change.mtime_ns,
-                )
-                root.rename(temporary, change.path)
-                done.append(_reversed(change, volumes))
-    return done
-
-
-def _remove_backups(backups: str, manifest: Manifest, boot: WritableTree) -> None:
-    """Remove a run's manifest, then, since it has none any more, its backups."""
-    path = f"{backups}/{manifest.run_id}/{NAME}"
-    if boot.is_file(path):
-        boot.remove(path)
-    _remove_orphans(backups, boot)
-
-
-def _remove_orphans(backups: str, boot: WritableTree) -> None:
-    """Remove what runs without a manifest left: they were cut off at one of their ends.
-
-    Without one there are only second names and copies of files that are in place.
-    """
-    for name in boot.names(backups):
-        directory = f"{backups}/{name}"
-        if not boot.is_directory(directory) or boot.exists(f"{directory}/{NAME}"):
-            continue
-        boot.remove_temporaries(directory)
-        for backup in boot.names(directory):
-            if _BACKUP.fullmatch(backup):
-                boot.remove(f"{directory}/{backup}")
-        if not boot.names(directory):
-            boot.remove_directory(directory)
-    if not boot.names(backups):
-        boot.remove_directory(backups)

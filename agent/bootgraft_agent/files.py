@@ -23,6 +23,7 @@ from bootgraft_agent.errors import RefusedError
 
 MAX_LINKS = 40  # as Linux has it
 MAX_NAMES = 100_000  # names read of one directory
+MAX_DIGEST = 128 * 1024 * 1024  # bytes of a file to hash; a graft's largest have 64 MiB
 TEMPORARY = ".bootgraft-"  # start of the names of our unfinished files
 _CHUNK = 1024 * 1024
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -39,11 +40,12 @@ class Room:
 
 
 class Tree:
-    """The files below one directory. Use it in a `with` statement."""
+    """The files below one directory, on its file system alone. Use it in a `with` statement."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._device = os.fstat(self._fd).st_dev
 
     def __enter__(self) -> Self:
         return self
@@ -89,13 +91,19 @@ class Tree:
 
     @contextlib.contextmanager
     def _directory(self, components: list[str]) -> Iterator[int]:
-        """Open a directory by components that are no links; refuses links on the way."""
+        """Open a directory by components that are no links.
+
+        Raises OSError for a link, and EXDEV where another file system is mounted: its files are
+        not where this one's would be.
+        """
         fd = os.dup(self._fd)
         try:
             for name in components:
                 deeper = os.open(name, _DIRECTORY, dir_fd=fd)
                 os.close(fd)
                 fd = deeper
+                if os.fstat(fd).st_dev != self._device:
+                    raise OSError(errno.EXDEV, "another file system is mounted there", name)
             yield fd
         finally:
             os.close(fd)
@@ -183,14 +191,36 @@ class Tree:
         if not stat.S_ISREG(mode):
             raise RefusedError(f"{path} is {_kind(mode)}, not a regular file")
 
-    def digest(self, path: str) -> str | None:
-        """Give a regular file's SHA-256; None where there is nothing at that path."""
+    def is_same_file(self, path: str, other: str) -> bool:
+        """Say whether two paths are names of one file (hard links)."""
         try:
-            self._check_regular(path)
+            one, two = self.lstat(path), self.lstat(other)
+        except OSError:
+            return False
+        return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+
+    def digest(self, path: str) -> str | None:
+        """Give a regular file's SHA-256; None where there is nothing at that path.
+
+        Raises RefusedError for whatever else is there, a link to nothing included.
+        """
+        try:
+            self.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        try:
+            self._check_regular(path)
+        except OSError as error:
+            raise RefusedError(
+                f"{path} is a link that leads to no file: {error.strerror}"
+            ) from error
         digest = hashlib.sha256()
         with self.open_file(path) as fd:
+            size = os.fstat(fd).st_size
+            if size > MAX_DIGEST:
+                raise RefusedError(
+                    f"{path} is {size} bytes long; at most {MAX_DIGEST} are expected"
+                )
             for chunk in iter(lambda: os.read(fd, _CHUNK), b""):
                 digest.update(chunk)
         return digest.hexdigest()
@@ -212,10 +242,16 @@ class WritableTree(Tree):
     """A tree that may be changed, one whole file at a time."""
 
     def make_directory(self, path: str) -> None:
-        """Make a directory for root alone; one that exists is left as it is."""
+        """Make a directory for root alone; one that exists is left as it is.
+
+        Raises RefusedError where something else has its name.
+        """
         with self.parent(path) as (fd, name):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=fd)
+            mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            if not stat.S_ISDIR(mode):
+                raise RefusedError(f"{path} is {_kind(mode)}, where a directory is to be made")
             os.fsync(fd)
 
     def write_temporary(
@@ -261,11 +297,15 @@ class WritableTree(Tree):
             os.rename(name, onto.rpartition("/")[2], src_dir_fd=fd, dst_dir_fd=fd)
             os.fsync(fd)
 
-    def link(self, path: str, to: str) -> None:
-        """Give a file a second name (a hard link)."""
+    def try_link(self, path: str, to: str) -> bool:
+        """Give a file a second name (a hard link); False where the file system has none."""
         with self.parent(path) as (source, name), self.parent(to) as (target, new_name):
-            os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+            try:
+                os.link(name, new_name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+            except PermissionError:
+                return False
             os.fsync(target)
+        return True
 
     def remove(self, path: str) -> None:
         """Remove a file or a link."""
@@ -282,8 +322,9 @@ class WritableTree(Tree):
     def remove_temporaries(self, directory: str) -> None:
         """Remove what an interrupted write left in a directory."""
         for name in self.names(directory):
-            if name.startswith(TEMPORARY):
-                self.remove(f"{directory}/{name}")
+            path = f"{directory}/{name}"
+            if name.startswith(TEMPORARY) and stat.S_ISREG(self.lstat(path).st_mode):
+                self.remove(path)
 
 
 def parent_of(path: str) -> str:
@@ -320,6 +361,7 @@ def _copy_attributes(source: int, target: int) -> None:
 
 def _kind(mode: int) -> str:
     kinds = {
+        stat.S_IFREG: "a file",
         stat.S_IFDIR: "a directory",
         stat.S_IFLNK: "a link",
         stat.S_IFIFO: "a FIFO",

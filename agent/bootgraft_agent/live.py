@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootgraft_agent import boot_code, grub, mounts
-from bootgraft_agent.apply import Progress, apply_plan, roll_back
+from bootgraft_agent.apply import apply_plan
 from bootgraft_agent.disks import (
     Disk,
     DvdDrive,
@@ -20,6 +20,9 @@ from bootgraft_agent.disks import (
 from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
 from bootgraft_agent.guest import (
+    FILE_COMMANDS,
+    MAX_TEXT,
+    MENU_NAMES,
     Boot,
     BootDirectory,
     Guest,
@@ -34,7 +37,9 @@ from bootgraft_agent.guest import (
 )
 from bootgraft_agent.plan import BACKUPS, Options, Where
 from bootgraft_agent.recipes import hyperv_shim
+from bootgraft_agent.rollback import roll_back
 from bootgraft_agent.view import disks_json, guest_json, outcome_json, plan_json
+from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
 
 SETTLE_TIMEOUT = 10  # seconds for udev to look at a disk or DVD that has just come
@@ -175,6 +180,30 @@ def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolu
         mounts.check_file_system(copy, place.fs_type, place.name)
     root_place = root if isinstance(root, Place) and guest.root is not None else None
     return guest, LiveVolumes(place, root_place, drive)
+
+
+def find_backups(machine: Machine, options: Options) -> tuple[str, LiveVolumes]:
+    """Find what a rollback needs, however damaged the graft is: the backups, and the volumes.
+
+    The root file system is the first that an entry of a menu names; None where none does.
+    """
+    found = find_boot(machine, options)
+    place = found.place
+    with (
+        mounts.mounted_snapshot(place.device, place.fs_type, place.name) as mount,
+        Tree(mount) as tree,
+    ):
+        roots = [find_root(machine, each) for each in _read_arguments(tree, found.directory)]
+    root = next((each for each in roots if isinstance(each, Place)), None)
+    return f"{found.directory.prefix}{BACKUPS}", LiveVolumes(place, root, None)
+
+
+def _read_arguments(tree: Tree, directory: BootDirectory) -> Iterator[bytes]:
+    """Give the arguments of every kernel that a menu names."""
+    for path in (f"{directory.grub_directory}/{name}" for name in MENU_NAMES):
+        if tree.is_file(path):
+            for entry in grub.parse_menu(tree.read(path, MAX_TEXT)).entries:
+                yield from (each.argument for each in entry.commands if each.name in FILE_COMMANDS)
 
 
 # The boot partition
@@ -436,10 +465,9 @@ class LiveActions:
 
     def rollback(self, options: Options, run_id: str | None, progress: Progress) -> dict[str, JSON]:
         """Take a graft back."""
-        look = self._look(options)
         self._looks.clear()
-        backups = f"{look.guest.boot.prefix}{BACKUPS}"
-        return outcome_json(roll_back(backups, look.volumes, run_id, progress))
+        backups, volumes = find_backups(read_machine(), options)
+        return outcome_json(roll_back(backups, volumes, run_id, progress))
 
     def _look(self, options: Options, machine: Machine | None = None) -> Look:
         """Give what was found for these options, read now or kept."""

@@ -5,6 +5,7 @@ hashes alone how far a run came: each file is as before, as after, or changed by
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -32,6 +33,7 @@ class Change:
     before: str | None
     after: str
     backup: str | None  # its name in the run's directory
+    linked: bool  # the backup is a second name of the old file itself
     mtime_ns: int | None  # time of the old file's last change, where the backup is a copy
     is_menu: bool
 
@@ -90,11 +92,12 @@ def _parse_change(values: Mapping[str, JSON]) -> Change:
         check_run_id(backup)
     return Change(
         where=_where(values["where"]),
-        path=_typed(values["path"], str),
+        path=_path(values["path"]),
         before=None if values["before"] is None else _hash(values["before"]),
         after=_hash(values["after"]),
         backup=backup,
-        mtime_ns=_optional(values["mtime_ns"], int),
+        linked=_typed(values["linked"], bool),
+        mtime_ns=_time(values["mtime_ns"]),
         is_menu=_typed(values["is_menu"], bool),
     )
 
@@ -115,6 +118,21 @@ def _typed(value: object, kind: type[_Value]) -> _Value:
 
 def _optional(value: object, kind: type[_Value]) -> _Value | None:
     return None if value is None else _typed(value, kind)
+
+
+def _path(value: object) -> str:
+    text = _typed(value, str)
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is no path")
+    os.fsencode(text)  # raises ValueError for what no file name holds
+    return text
+
+
+def _time(value: object) -> int | None:
+    time = _optional(value, int)
+    if time is not None and not 0 <= time < 1 << 62:
+        raise ValueError(f"{time} is no time of a file")
+    return time
 
 
 def _hash(value: object) -> str:

@@ -3,23 +3,17 @@
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from bootgraft_agent import grub
 from bootgraft_agent.errors import InvalidRequestError
+from bootgraft_agent.secrets_mask import mask_secrets
 from bootgraft_agent.wire import JSON
 
 Where = Literal["boot", "root"]
 
 BACKUPS = "bootgraft"  # directory beside GRUB's, with one directory for each run
-
-_CREDENTIAL = re.compile(
-    rb"(?i)\b((?:user|username|pass|passwd|password2?|cred|credentials)=)[^,\s]+"
-)
-_LOGIN_IN_URL = re.compile(rb"://[^/\s@]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +45,9 @@ class Options:
             raise InvalidRequestError(f"--guest-disk takes hda or sda, not {self.guest_disk!r}")
         for name in ("kernel", "shim", "shim_args"):
             value = getattr(self, name)
-            if value is not None and not (value.isprintable() and value.strip()):
+            # Without any text, --shim-args takes earlier arguments away.
+            is_text = name == "shim_args" or value is None or value.strip()
+            if value is not None and not (value.isprintable() and is_text):
                 raise InvalidRequestError(f"--{name.replace('_', '-')} is empty or unprintable")
 
 
@@ -173,12 +169,6 @@ def sha256(data: bytes) -> str:
 def readable(content: bytes) -> str:
     """Give a guest's text for showing: secrets masked, bytes that are not UTF-8 escaped."""
     return mask_secrets(content).decode("utf-8", "backslashreplace")
-
-
-def mask_secrets(content: bytes) -> bytes:
-    """Mask passwords of menus, and names and passwords in mount options, comments included."""
-    masked = _CREDENTIAL.sub(rb"\1********", grub.mask_passwords(content))
-    return _LOGIN_IN_URL.sub(rb"://********@", masked)
 
 
 def unified_diff(step: WriteFile) -> str:

@@ -11,25 +11,21 @@ import os
 import queue
 import secrets
 import select
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Protocol
 
 import serial
 
 from bootgraft_agent import __version__, wire
-from bootgraft_agent.apply import Progress
-from bootgraft_agent.errors import (
-    BootgraftError,
-    ChangesLeftError,
-    InvalidRequestError,
-    RefusedError,
-)
+from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
 from bootgraft_agent.plan import Options
-from bootgraft_agent.view import printable
+from bootgraft_agent.progress import ProgressEvents
+from bootgraft_agent.requests import Request, describe_error, parse_request, read_number
+from bootgraft_agent.screen import Screen
+from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
 
 _log = logging.getLogger(__name__)
@@ -42,8 +38,9 @@ ACTIVATION = "bootgraft.mode="
 READ_SIZE = 4096
 WRITE_TIMEOUT = 2.0  # seconds until bytes that nobody takes are given up; they are sent again
 REOPEN_AFTER = 5.0  # seconds
-PROGRESS_INTERVAL = 0.25  # seconds between two events for the same step
 MAX_BACKLOG = 256  # frames; more progress is not queued for a line that takes none
+# Frames that hold the longest message twice: who lets more lie unread has lost the session.
+MAX_UNREAD = 2 * wire.MAX_MESSAGE // wire.MAX_FRAME
 LAST_WORDS = 5.0  # seconds for the reply to power_off to be acknowledged
 _POWER_OFF = 0x4321FEDC  # Linux, include/uapi/linux/reboot.h
 
@@ -77,9 +74,9 @@ def run(device: str, screen: Path | None) -> int:
         )
     from bootgraft_agent.live import LiveActions  # noqa: PLC0415 - only the live system has it all
 
-    with contextlib.ExitStack() as stack:
-        shown = stack.enter_context(screen.open("w")) if screen is not None else sys.stderr
-        server = Server(LiveActions(), shown, read_identity())
+    with contextlib.closing(Screen(screen or Path("/dev/stderr"))) as shown:
+        shown.take_over_stderr()
+        server = Server(LiveActions(), shown.show, read_identity())
         problem = ""
         while not server.wants_power_off:
             try:
@@ -117,28 +114,26 @@ def power_off() -> None:
 
 
 class Server:
-    """Takes requests from a controller, works on one at a time, and reports."""
+    """Takes requests from a controller, works on one at a time, and reports.
 
-    def __init__(self, actions: Actions, screen: TextIO, identity: Mapping[str, JSON]) -> None:
+    `show` shows a line on the machine's screen; it must not wait.
+    """
+
+    def __init__(
+        self, actions: Actions, show: Callable[[str], None], identity: Mapping[str, JSON]
+    ) -> None:
         self.wants_power_off = False
+        self.show = show
         self._actions = actions
-        self._screen = screen
         self._identity = dict(identity)
         self._connection = wire.Connection("agent", identity)
         self._outbox: queue.SimpleQueue[dict[str, JSON]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._work: threading.Thread | None = None
-        self._work_key: tuple[str, ...] | None = None  # what is being worked on
-        self._reply_to: JSON = None  # the id that its reply is for
+        self._work: Request | None = None  # what is being worked on
         self._abort = threading.Event()
-        self._results: dict[tuple[str, ...], dict[str, JSON]] = {}  # of applies, by plan and run
-
-    def show(self, text: str) -> None:
-        """Show a line on the machine's screen."""
-        with contextlib.suppress(OSError):
-            self._screen.write(printable(f"bootgraft: {text}\n"))
-            self._screen.flush()
+        # The last change of the guest, if it went well, and its reply: it may be asked for again.
+        self._last_change: tuple[Request, Mapping[str, JSON]] | None = None
 
     def serve(self, port: serial.Serial) -> None:
         """Serve on an open port until power-off is wanted. Raises OSError, SerialException."""
@@ -147,6 +142,8 @@ class Server:
         deadline = time.monotonic() + LAST_WORDS
         while self._connection.backlog and time.monotonic() < deadline:
             self._exchange(port)
+
+    # The line
 
     def _exchange(self, port: serial.Serial) -> None:
         """Read what is there, act on it, write what is due."""
@@ -157,7 +154,7 @@ class Server:
         if port in readable:
             self._receive(port.read(READ_SIZE))
         while not self._outbox.empty():
-            self._send(self._outbox.get())
+            self._pass_on(self._outbox.get())
         outgoing = self._connection.outgoing(time.monotonic())
         if outgoing:
             self._write(port, outgoing)
@@ -169,178 +166,138 @@ class Server:
             port.reset_output_buffer()
 
     def _receive(self, data: bytes) -> None:
+        connection = self._connection
         try:
-            for event in self._connection.receive(data, time.monotonic()):
-                if isinstance(event, wire.Welcomed):
-                    self.show("a controller is there")
-                elif isinstance(event, wire.Message):
-                    self._take(event.body)
+            events = connection.receive(data, time.monotonic())
         except wire.PeerError as error:
-            self.show(f"the controller broke the protocol: {error}")
-            self._connection = wire.Connection("agent", self._identity | {"instance": _new_id()})
-
-    def _send(self, body: dict[str, JSON]) -> None:
-        """Send a message of the worker's; a reply is remembered until it is asked for again."""
-        body["id"] = self._reply_to
-        if "event" not in body:
-            self._work_key = None
-            self._connection.set_busy(None)
-        elif self._connection.backlog > MAX_BACKLOG:
+            self._drop_session(f"the controller broke the protocol: {error}")
             return
+        for event in events:
+            if isinstance(event, wire.Welcomed):
+                self.show("a controller is there")
+            elif isinstance(event, wire.Message) and connection is self._connection:
+                self._take(event.body)
+
+    def _drop_session(self, reason: str) -> None:
+        """Begin anew as another instance, which tells the controller that its session is gone."""
+        self.show(reason)
+        self._connection = wire.Connection("agent", self._identity | {"instance": _new_id()})
+        self._connection.set_busy(self._work.name if self._work else None)
+
+    def _send(self, body: Mapping[str, JSON]) -> None:
+        """Send a message, if there is a controller and it takes what it is sent."""
         if self._connection.session == wire.NO_SESSION:
+            return
+        if self._connection.backlog > MAX_UNREAD:
+            self._drop_session("the controller does not take its replies")
             return
         try:
             self._connection.send(body)
         except wire.ProtocolError as error:
-            self._connection.send({"id": body.get("id"), "error": _error("internal", str(error))})
+            self._connection.send({"id": body["id"], "error": describe_error(error)})
 
     # Requests
 
     def _take(self, body: Mapping[str, JSON]) -> None:
+        """Act on a message; whatever is wrong with it, the controller hears of it."""
         try:
-            self._dispatch(body)
-        except BootgraftError as error:
-            self._connection.send({"id": body.get("id"), "error": describe_error(error)})
+            self._dispatch(parse_request(body))
+        except Exception as error:  # noqa: BLE001 - no message may end the agent
+            self._send({"id": read_number(body), "error": self._note_failure("a request", error)})
 
-    def _dispatch(self, body: Mapping[str, JSON]) -> None:
-        request, number, options = body.get("request"), body.get("id"), body.get("options") or {}
-        if not isinstance(number, int) or not isinstance(options, Mapping):
-            raise InvalidRequestError("a request has a number as id, and an object of options")
-        if request == "power_off":
-            self._refuse_while_busy()
-            self.show("powering off")
-            self._connection.send({"id": number, "result": {}})
-            self.wants_power_off = True
-        elif request == "abort":
+    def _dispatch(self, request: Request) -> None:
+        if request.name == "abort":
             self._abort.set()
-            self._connection.send({"id": number, "result": {}})
-        elif request in {"inspect", "plan", "apply", "rollback"}:
-            self._start(str(request), number, dict(options))
+            self._send({"id": request.number, "result": {}})
+        elif self._work is not None and request.asks_the_same(self._work):
+            self._work = request  # its reply goes to who asked last
+        elif self._work is not None:
+            raise InvalidRequestError(f"still busy with {self._work.name}; wait for its reply")
+        elif request.name == "power_off":
+            self.show("powering off")
+            self._send({"id": request.number, "result": {}})
+            self.wants_power_off = True
+        elif self._last_change is not None and request.asks_the_same(self._last_change[0]):
+            self._send({"id": request.number, **self._last_change[1]})
         else:
-            raise InvalidRequestError(f"unknown request {request!r}")
+            self._start(request)
 
-    def _refuse_while_busy(self) -> None:
-        if self._work_key is not None:
-            raise InvalidRequestError(f"still busy with {self._work_key[0]}; wait for its reply")
-
-    def _start(self, request: str, number: int, values: dict[str, JSON]) -> None:
-        """Start a request in its own thread, or take up one that was asked for before."""
-        plan_sha256 = _pop_text(values, "plan_sha256")
-        run_id = _pop_text(values, "run_id")
-        options = Options.from_json(values)
-        key = (request, str(options), plan_sha256 or "", run_id or "")
-        if key == self._work_key:
-            self._reply_to = number
-            return
-        self._refuse_while_busy()
-        if key in self._results:
-            self._connection.send(self._results[key] | {"id": number})
-            return
-        work = self._choose(request, number, options, plan_sha256, run_id)
-        self._work_key, self._reply_to = key, number
+    def _start(self, request: Request) -> None:
+        """Work on a request in a thread of its own."""
+        if request.is_change:
+            self._last_change = None
+        self._work = request
         self._abort.clear()
-        self._connection.set_busy(request)
-        self.show(request)
-        self._work = threading.Thread(target=self._run, args=(key, work), daemon=True)
-        self._work.start()
+        self._connection.set_busy(request.name)
+        self.show(request.name)
+        threading.Thread(target=self._run, args=(request,), daemon=True).start()
 
-    def _choose(
-        self,
-        request: str,
-        number: int,
-        options: Options,
-        plan_sha256: str | None,
-        run_id: str | None,
-    ) -> Callable[[], Mapping[str, JSON]]:
-        progress = _ProgressEvents(number, self._post, self._abort, self.show)
-        if request == "inspect":
-            return lambda: self._actions.inspect(options)
-        if request == "plan":
-            return lambda: self._actions.plan(options)
-        if request == "rollback":
-            return lambda: self._actions.rollback(options, run_id, progress)
-        if plan_sha256 is None or run_id is None:
-            raise InvalidRequestError("apply needs the plan_sha256 that was shown, and a run_id")
-        return lambda: self._actions.apply(options, plan_sha256, run_id, progress)
-
-    def _run(self, key: tuple[str, ...], work: Callable[[], Mapping[str, JSON]]) -> None:
+    def _run(self, request: Request) -> None:
         """Work on a request (in its thread) and post the reply."""
         try:
-            reply: dict[str, JSON] = {"result": work()}
-            self.show(f"{key[0]}: done")
+            reply: dict[str, JSON] = {"result": self._act(request)}
+            self.show(f"{request.name}: done")
         except Exception as error:  # noqa: BLE001 - whatever it is, the controller must hear of it
-            _log.exception("%s failed", key[0])
-            self.show(f"{key[0]}: {error}")
-            reply = {"error": describe_error(error)}
-        if key[0] == "apply":
-            self._results[key] = dict(reply)
+            reply = {"error": self._note_failure(request.name, error)}
         self._post(reply)
 
+    def _act(self, request: Request) -> Mapping[str, JSON]:
+        progress = ProgressEvents(self._post, self.show)
+        if request.name == "inspect":
+            return self._actions.inspect(request.options)
+        if request.name == "plan":
+            return self._actions.plan(request.options)
+        if request.name == "rollback":
+            return self._actions.rollback(request.options, request.run_id, progress)
+        assert request.plan_sha256 and request.run_id  # noqa: S101 - parse_request has seen to it
+        return self._actions.apply(
+            request.options, request.plan_sha256, request.run_id, self._abortable(progress)
+        )
+
+    def _abortable(self, progress: Progress) -> Progress:
+        """Let an abort end an apply, which then takes everything back.
+
+        A rollback takes nothing back: it goes on to its end.
+        """
+
+        def stop_or_go_on(text: str, done: int, total: int) -> None:
+            if self._abort.is_set():
+                raise RefusedError("the controller asked to stop")
+            progress(text, done, total)
+
+        return stop_or_go_on
+
+    def _note_failure(self, what: str, error: Exception) -> dict[str, JSON]:
+        """Tell the screen of a failure; give it as a reply carries it."""
+        described = describe_error(error)
+        self.show(f"{what}: {described['message']}")
+        if not isinstance(error, BootgraftError):
+            _log.error("%s failed", what, exc_info=error)
+        return described
+
     def _post(self, body: dict[str, JSON]) -> None:
-        """Hand a message to the main loop, from any thread."""
+        """Hand a message of the worker's to the main loop."""
         self._outbox.put(body)
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"!")
 
-
-def _pop_text(values: dict[str, JSON], name: str) -> str | None:
-    value = values.pop(name, None)
-    if not isinstance(value, str | None):
-        raise InvalidRequestError(f"option {name} must be text")
-    return value
-
-
-def _error(kind: str, message: str) -> dict[str, JSON]:
-    return {"kind": kind, "message": message}
-
-
-def describe_error(error: Exception) -> dict[str, JSON]:
-    """Give an error as a reply carries it."""
-    if isinstance(error, InvalidRequestError):
-        return _error("invalid", str(error))
-    if isinstance(error, ChangesLeftError):
-        return _error("changes-left", str(error))
-    if isinstance(error, BootgraftError | OSError):
-        return _error("refused", str(error))
-    return _error("internal", f"the agent failed: {type(error).__name__}: {error}")
-
-
-class _ProgressEvents:
-    """The progress of one request, as events for the controller and lines on the screen."""
-
-    def __init__(
-        self,
-        number: int,
-        post: Callable[[dict[str, JSON]], None],
-        abort: threading.Event,
-        show: Callable[[str], None],
-    ) -> None:
-        self._number = number
-        self._post = post
-        self._abort = abort
-        self._show = show
-        self._text = ""
-        self._step = 0
-        self._said = 0.0
-
-    def __call__(self, text: str, done: int, total: int) -> None:
-        if self._abort.is_set():
-            raise RefusedError("the controller asked to stop")
-        now = time.monotonic()
-        is_new = text != self._text
-        if not is_new and done < total and now - self._said < PROGRESS_INTERVAL:
+    def _pass_on(self, body: dict[str, JSON]) -> None:
+        """Send a message of the worker's; a reply ends the work."""
+        work = self._work
+        assert work is not None  # noqa: S101 - only its worker posts, and the reply comes last
+        if "event" not in body:
+            self._finish(work, body)
+        elif self._connection.backlog > MAX_BACKLOG:
             return
-        if is_new:
-            self._step += 1
-            self._show(text)
-        self._text, self._said = text, now
-        self._post(
-            {
-                "event": "progress",
-                "id": self._number,
-                "step": self._step,
-                "text": text,
-                "bytes": done,
-                "total": total,
-            }
-        )
+        self._send({"id": work.number, **body})
+
+    def _finish(self, work: Request, reply: Mapping[str, JSON]) -> None:
+        """Be free for the next request.
+
+        The reply to a change is kept, if it went well and the request says which run it is about:
+        a rollback of "the latest" run means another one the next time.
+        """
+        self._work = None
+        self._connection.set_busy(None)
+        if work.is_change and work.run_id is not None and "result" in reply:
+            self._last_change = work, reply

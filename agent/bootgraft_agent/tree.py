@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootgraft_agent import grub
-from bootgraft_agent.apply import Outcome, Progress, apply_plan, roll_back
+from bootgraft_agent.apply import apply_plan
 from bootgraft_agent.errors import InvalidRequestError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
 from bootgraft_agent.guest import (
@@ -27,6 +27,8 @@ from bootgraft_agent.guest import (
 )
 from bootgraft_agent.plan import BACKUPS, Options, Plan, Where
 from bootgraft_agent.recipes import hyperv_shim
+from bootgraft_agent.rollback import roll_back
+from bootgraft_agent.volumes import Outcome, Progress
 
 # Linux, include/uapi/linux/fs.h
 _FIFREEZE = 0xC0045877
@@ -180,7 +182,8 @@ def _bios_device(
         return device, ()
     default = grub.parse_menu(menu).boot_entry(saved_default)
     for command in default.commands if default else ():
-        device = grub.parse_device(command.argument) if command.name == b"root" else None
+        is_root = command.name in {b"root", b"rootnoverify"}
+        device = grub.parse_device(command.argument) if is_root else None
         if device is not None and device.partition is not None:
             return device, ()
     return grub.Device(0, 0), ("the default entry names no root; (hd0,0) is taken: --grub-root",)

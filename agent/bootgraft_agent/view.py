@@ -5,12 +5,12 @@ No secret of the guest leaves through here, and no control character reaches a t
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bootgraft_agent.apply import Outcome
 from bootgraft_agent.disks import Disk, DvdDrive
 from bootgraft_agent.grub import parse_menu
 from bootgraft_agent.guest import Guest, Payload
 from bootgraft_agent.plan import Plan, WriteFile, readable
 from bootgraft_agent.recipes.hyperv_shim import device_text
+from bootgraft_agent.volumes import Outcome
 from bootgraft_agent.wire import JSON
 
 

@@ -21,6 +21,7 @@ Everything from the peer is hostile: lines, messages and windows are bounded, no
 """
 
 import json
+import math
 import re
 import zlib
 from collections import deque
@@ -34,7 +35,9 @@ Role = Literal["agent", "controller"]
 PROTOCOL = 1
 MAX_FRAME = 512  # bytes of a line, newline included; receivers take up to MAX_LINE
 MAX_LINE = 1024
-MAX_MESSAGE = 4 * 1024 * 1024  # bytes of JSON text
+MAX_MESSAGE = 4 * 1024 * 1024  # bytes of JSON text from the agent
+MAX_REQUEST = 64 * 1024  # bytes of JSON text to the agent, which has little memory
+_LIMIT_TO: Mapping[Role, int] = {"agent": MAX_REQUEST, "controller": MAX_MESSAGE}
 # Frames in flight. Four short ones fit the guest's tty buffer (4 KiB); the host's is ours.
 WINDOW: Mapping[Role, int] = {"agent": 16, "controller": 4}
 HELLO_INTERVAL = 1.0  # seconds
@@ -113,14 +116,22 @@ def encode_json(body: Mapping[str, JSON]) -> str:
 
 
 def decode_json(text: str) -> dict[str, JSON]:
-    """Read a message's JSON text; raises PeerError for anything but an object."""
+    """Read a message's JSON text; raises PeerError for anything but an object of finite numbers."""
     try:
-        body = json.loads(text)
+        body = json.loads(text, parse_float=_parse_finite, parse_constant=_parse_finite)
     except (ValueError, RecursionError) as error:
         raise PeerError(f"the peer sent a message that is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise PeerError(f"the peer sent a {type(body).__name__} where an object was expected")
     return body
+
+
+def _parse_finite(text: str) -> float:
+    """Read a number; raises ValueError for NaN, Infinity, and what is as large as that."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is no finite number")
+    return value
 
 
 @dataclass(slots=True)
@@ -188,6 +199,8 @@ class Connection:
             raise ProtocolError("the agent has a HELLO to say, the controller has none")
         self.session = NO_SESSION
         self._role: Role = role
+        self._send_limit = _LIMIT_TO["controller" if role == "agent" else "agent"]
+        self._receive_limit = _LIMIT_TO[role]
         self._hello = dict(hello or {})
         self._decoder = Decoder()
         self._heard = float("-inf")
@@ -220,12 +233,14 @@ class Connection:
         self._hello["busy"] = request
 
     def send(self, body: Mapping[str, JSON]) -> None:
-        """Queue a message. Raises ProtocolError without a session or over MAX_MESSAGE."""
+        """Queue a message. Raises ProtocolError without a session, or for one too long."""
         if self.session == NO_SESSION:
             raise ProtocolError("a message was sent before there was a session")
         text = encode_json(body)
-        if len(text) > MAX_MESSAGE:
-            raise ProtocolError(f"a message of {len(text)} bytes is over the {MAX_MESSAGE} allowed")
+        if len(text) > self._send_limit:
+            raise ProtocolError(
+                f"a message of {len(text)} bytes is over the {self._send_limit} allowed"
+            )
         room = MAX_FRAME - len(f"@bg{PROTOCOL} {NO_SESSION} D 999999999 {NO_SESSION} \n")
         pieces = [text[at : at + room] for at in range(0, len(text), room)]
         self._queue.extend(("P", piece) for piece in pieces[:-1])
@@ -320,8 +335,8 @@ class Connection:
             self._expected += 1
             self._pieces.append(following.text)
             self._assembled += len(following.text) + 1  # an empty piece counts, too
-            if self._assembled > MAX_MESSAGE + MAX_MESSAGE // 256:
-                raise PeerError(f"the peer sent a message of over {MAX_MESSAGE} bytes")
+            if self._assembled > self._receive_limit + self._receive_limit // 256:
+                raise PeerError(f"the peer sent a message of over {self._receive_limit} bytes")
             if following.kind == "D":
                 text = "".join(self._pieces)
                 self._pieces, self._assembled = [], 0

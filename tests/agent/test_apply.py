@@ -1,6 +1,7 @@
 """Apply and rollback on real trees: failures and power cuts at every single write."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from bootgraft_agent import grub
-from bootgraft_agent.apply import Outcome, apply_plan, roll_back
+from bootgraft_agent.apply import apply_plan
 from bootgraft_agent.errors import ChangesLeftError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
 from bootgraft_agent.plan import BootCheck, CopyFile, Plan, Step, Target, Where, WriteFile, sha256
+from bootgraft_agent.rollback import roll_back
+from bootgraft_agent.volumes import Outcome
 
 OLD_MENU = b"default 0\ntitle old\n\troot (hd0,0)\n\tkernel /vmlinuz\n"
 NEW_MENU = b"default 1\n" + OLD_MENU.partition(b"\n")[2] + b"title new\n\tkernel /shim\n"
@@ -49,7 +52,7 @@ def _counted(name: str) -> Callable[..., object]:
     return method
 
 
-CHANGES = ("make_directory", "write_temporary", "rename", "link", "remove", "remove_directory")
+CHANGES = ("make_directory", "write_temporary", "rename", "try_link", "remove", "remove_directory")
 for _name in CHANGES:
     setattr(CountingTree, _name, _counted(_name))
 
@@ -294,10 +297,30 @@ def test_an_unknown_run_is_refused_with_those_that_there_are(base: Path) -> None
         roll_back("bootgraft", Volumes(base), "nonsense", silent)
 
 
-@pytest.mark.parametrize("damage", [b"", b"[]", b"{}", b"[" * 5000, b'{"version": 9}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"[" * 5000,
+        b'{"version": 9}',
+        b"path: \\u0000",
+        b"path: \\ud800",
+        b"path: ",
+        b"mtime: 1e400",
+        b"mtime: 99999999999999999999999",
+    ],
+)
 def test_a_damaged_manifest_is_refused_and_nothing_changed(base: Path, damage: bytes) -> None:
     graft(base)
-    (base / "boot/bootgraft/run-1/manifest.json").write_bytes(damage)
+    manifest = base / "boot/bootgraft/run-1/manifest.json"
+    kind, _, value = damage.partition(b": ")
+    if kind == b"path":
+        damage = manifest.read_bytes().replace(b'"path": "shim"', b'"path": "' + value + b'"')
+    elif kind == b"mtime":
+        damage = re.sub(rb'"mtime_ns": \d+', b'"mtime_ns": ' + value, manifest.read_bytes())
+    manifest.write_bytes(damage)
     before = state(base)
     with pytest.raises(RefusedError, match="manifest"):
         roll_back("bootgraft", Volumes(base), None, silent)
@@ -322,3 +345,135 @@ def test_the_old_menu_keeps_its_inode_as_backup(base: Path) -> None:
 def test_the_new_menu_is_read_back_as_grub_reads_it(base: Path) -> None:
     graft(base)
     assert grub.parse_menu((base / "boot/grub/grub.conf").read_bytes()).default == 1
+
+
+def menu_plan(before: bytes, after: bytes) -> Plan:
+    """A plan that changes the menu alone."""
+    step = WriteFile(MENU, before, after, "another entry")
+    return Plan("test", (step,), PLAN.check, "bootgraft", ())
+
+
+def guest_files(base: Path) -> dict[str, tuple[str, int, int]]:
+    return {path: value for path, value in state(base).items() if "bootgraft" not in path}
+
+
+def test_grafts_one_after_the_other_are_rolled_back_one_by_one(base: Path) -> None:
+    states = [guest_files(base)]
+    graft(base)
+    other = NEW_MENU + b"# another kernel\n"
+    for number, (old, new) in enumerate(
+        [(NEW_MENU, other), (other, NEW_MENU), (NEW_MENU, other)], start=2
+    ):
+        states.append(guest_files(base))
+        apply_plan(menu_plan(old, new), Volumes(base), f"run-{number}", silent)
+    for expected in reversed(states):
+        roll_back("bootgraft", Volumes(base), None, silent)
+        assert guest_files(base) == expected
+
+
+def test_a_file_edited_between_two_grafts_does_not_stop_the_second_ones_rollback(
+    base: Path,
+) -> None:
+    graft(base)
+    (base / "boot/grub/device.map").write_bytes(b"(hd0) /dev/hda\n# mine\n")
+    before = guest_files(base)
+    apply_plan(menu_plan(NEW_MENU, NEW_MENU + b"\n"), Volumes(base), "run-2", silent)
+    roll_back("bootgraft", Volumes(base), None, silent)
+    assert guest_files(base) == before
+
+
+def test_a_run_that_mends_a_lost_shim_is_rolled_back_with_the_one_that_it_mends(
+    base: Path,
+) -> None:
+    before = state(base)
+    graft(base)
+    (base / "boot/shim").unlink()
+    graft(base, run_id="run-2")
+    volumes = Volumes(base)
+    original = volumes.write
+
+    @contextmanager
+    def spied(where: Where) -> Iterator[WritableTree]:
+        with original(where) as tree:
+            yield tree
+        assert_boots(base)
+
+    volumes.write = spied  # type: ignore[method-assign]
+    roll_back("bootgraft", volumes, None, silent)
+    assert state(base) == before
+
+
+def test_a_rollback_never_removes_what_the_menu_would_still_name(base: Path) -> None:
+    graft(base)
+    (base / "boot/shim").unlink()
+    graft(base, run_id="run-2")
+    manifest = base / "boot/bootgraft/run-2/manifest.json"
+    manifest.write_text(re.sub(r'"continues": \[[^]]*\]', '"continues": []', manifest.read_text()))
+    before = state(base)
+    with pytest.raises(RefusedError, match=r"menu /grub/grub\.conf would still name /shim"):
+        roll_back("bootgraft", Volumes(base), None, silent)
+    assert state(base) == before
+
+
+def test_a_menu_edited_in_place_after_a_cut_keeps_that_edit(base: Path) -> None:
+    total = count_changes(base, lambda volumes: graft(base, volumes))
+    roll_back("bootgraft", Volumes(base), None, silent)
+    with pytest.raises(PowerCutError):
+        graft(base, Volumes(base, PowerCutError(), total))  # the menu's rename
+    menu = base / "boot/grub/grub.conf"
+    with menu.open("ab") as stream:
+        stream.write(b"# edited in place\n")
+    edited = menu.read_bytes()
+    apply_plan(menu_plan(edited, NEW_MENU), Volumes(base), "run-2", silent)
+    roll_back("bootgraft", Volumes(base), None, silent)
+    assert menu.read_bytes() == edited
+    assert (base / "root/etc/fstab").read_bytes() == b"/dev/xvda2 / ext3\n"
+    assert not (base / "boot/shim").exists()
+
+
+def test_a_rollback_that_fails_in_the_middle_says_so_and_is_finished_by_another(
+    base: Path,
+) -> None:
+    before = guest_files(base)
+    graft(base)
+    grafted = guest_files(base)
+    total = count_changes(base, lambda volumes: roll_back("bootgraft", volumes, None, silent))
+    outcomes = set()
+    for at in range(1, total + 1):
+        graft(base)
+        try:
+            fault = OSError(28, "No space left on device")
+            roll_back("bootgraft", Volumes(base, fault, at), None, silent)
+        except ChangesLeftError as error:
+            outcomes.add(str(error).rpartition("; ")[2].partition(": ")[0])
+        except OSError:
+            outcomes.add("nothing changed")
+            assert contents(guest_files(base)) == contents(grafted)
+        roll_back("bootgraft", Volumes(base), None, silent)
+        assert contents(guest_files(base)) == contents(before)
+    assert outcomes == {"restored so far", "nothing changed"}
+
+
+def contents(files: dict[str, tuple[str, int, int]]) -> dict[str, str]:
+    return {path: content for path, (content, _, _) in files.items()}
+
+
+def test_a_damaged_backup_is_found_before_anything_is_restored(base: Path) -> None:
+    graft(base)
+    (base / "boot/bootgraft/run-1/002").write_bytes(b"damaged")
+    before = state(base)
+    with pytest.raises(RefusedError, match="bootgraft/run-1/002, the backup of /etc/fstab, is"):
+        roll_back("bootgraft", Volumes(base), None, silent)
+    assert state(base) == before
+
+
+@pytest.mark.parametrize("name", ["file", "link"])
+def test_something_else_named_like_our_backups_is_refused_by_name(base: Path, name: str) -> None:
+    if name == "file":
+        (base / "boot/bootgraft").write_text("the guest's own")
+    else:
+        (base / "boot/bootgraft").symlink_to("missing")
+    before = state(base)
+    with pytest.raises(RefusedError, match="bootgraft is a"):
+        graft(base)
+    assert state(base) == before

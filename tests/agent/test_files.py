@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,30 @@ def test_a_write_through_a_linked_directory_stays_inside(guest: Path, tmp_path: 
         tree.rename(tree.write_temporary("etc/fstab", [b"x"]), "etc/fstab")
     assert (guest / "fstab").read_bytes() == b"x"
     assert not (tmp_path / "fstab").exists()
+
+
+def test_a_link_to_nothing_is_something_and_not_a_free_name(guest: Path) -> None:
+    (guest / "boot/shim").symlink_to("missing")
+    with Tree(guest) as tree:
+        assert tree.digest("boot/absent") is None
+        with pytest.raises(RefusedError, match=r"boot/shim .*leads to no file"):
+            tree.digest("boot/shim")
+
+
+def test_a_sparse_file_of_a_tebibyte_is_not_read_through(guest: Path) -> None:
+    os.truncate(guest / "boot/grub/grub.conf", 1 << 40)
+    with Tree(guest) as tree, pytest.raises(RefusedError, match="1099511627776 bytes long"):
+        tree.digest("boot/grub/grub.conf")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+def test_a_file_system_mounted_below_is_another_one(guest: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", guest / "boot"], check=True)
+    try:
+        (guest / "boot/grub").mkdir()
+        with Tree(guest) as tree:
+            assert not tree.is_directory("boot/grub")
+            with pytest.raises(OSError, match="another file system is mounted there"):
+                tree.names("boot")
+    finally:
+        subprocess.run(["umount", guest / "boot"], check=True)

@@ -13,10 +13,10 @@ import pytest
 import serial
 
 from bootgraft_agent import wire
-from bootgraft_agent.apply import Progress
 from bootgraft_agent.errors import ChangesLeftError, RefusedError
 from bootgraft_agent.plan import Options
 from bootgraft_agent.serve import Server
+from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
 
 IDENTITY: Mapping[str, JSON] = {

@@ -566,3 +566,22 @@ def remounted(tree: SampleTree, folder: Path) -> Iterator[None]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@needs_root
+def test_a_boot_partition_that_is_mounted_but_not_named_is_asked_for(
+    tree: SampleTree, payload: Path
+) -> None:
+    """GRUB's paths on it are others than those below the root directory."""
+    assert tree.boot is not None
+    place = tree.root / "boot"
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    try:
+        subprocess.run(["cp", "-a", f"{tree.boot}/.", place], check=True)
+        result = run_agent("tree", "--root", tree.root, "--payload", payload)
+        assert result.returncode == 1
+        assert "name the mounted boot partition with --boot" in result.stderr
+        assert not (place / "bootgraft").exists()
+    finally:
+        subprocess.run(["umount", place], check=True)

@@ -1,0 +1,61 @@
+"""Secrets in a guest's text are masked wherever it is shown or sent. Pure.
+
+Rather too much is masked than too little: a value ends at white space (a password may hold a
+comma, a slash or an @) or, once quoted, at its closing quote.
+"""
+
+import re
+
+from bootgraft_agent import grub
+
+_KEY = re.compile(rb"(?<![\w.-])(?P<key>[\w.-]+)=")
+_SECRET_KEY = re.compile(
+    rb"pass|pw|secret|psk|cred|token|user|key(?!map|table|board|code)", re.IGNORECASE
+)
+_VALUE = re.compile(rb"(?:\"[^\"\n]*\"?|'[^'\n]*'?|[^\s\"'])*")
+_QUOTED_REST = re.compile(rb"[^\"\n]*")
+# A word with an @, up to the last one: user:password@host, with or without a scheme.
+_LOGIN = re.compile(rb"(?<!\S)\S+@")
+_LOGIN_START = re.compile(rb"//|#|iscsi:", re.IGNORECASE)
+
+
+def mask_text(text: str) -> str:
+    """Mask the secrets in a message that may quote a guest's text."""
+    masked = mask_secrets(text.encode("utf-8", "surrogatepass"))
+    return masked.decode("utf-8", "surrogatepass")
+
+
+def mask_secrets(content: bytes) -> bytes:
+    """Mask passwords of menus, and names and passwords in arguments, mount options and URLs.
+
+    Comments are no exception.
+    """
+    return _LOGIN.sub(_masked_login, _mask_values(grub.mask_passwords(content)))
+
+
+def _mask_values(content: bytes) -> bytes:
+    """Mask what is assigned to a key that sounds like a secret's."""
+    parts = []
+    done = 0
+    for match in _KEY.finditer(content):
+        if match.start() >= done and _SECRET_KEY.search(match["key"]):
+            parts += [content[done : match.end()], grub.MASK]
+            done = _value_end(content, match)
+    return b"".join((*parts, content[done:]))
+
+
+def _value_end(content: bytes, key: re.Match[bytes]) -> int:
+    """Give where a value ends; a quote may have been opened before its key."""
+    line = content.rfind(b"\n", 0, key.start()) + 1
+    in_quotes = content.count(b'"', line, key.start()) % 2
+    value = (_QUOTED_REST if in_quotes else _VALUE).match(content, key.end())
+    return value.end() if value else key.end()
+
+
+def _masked_login(match: re.Match[bytes]) -> bytes:
+    word = match[0]
+    start = _LOGIN_START.search(word)
+    if start is None and b":" not in word:
+        return word
+    kept = start.end() if start else word.find(b"=") + 1
+    return word[:kept] + grub.MASK + b"@"
