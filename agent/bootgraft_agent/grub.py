@@ -8,6 +8,7 @@ stage2/char_io.c (safe_parse_maxint), stage2/disk_io.c (set_device).
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -345,11 +346,11 @@ def replace_marked_entry(data: bytes, title: bytes, body: Sequence[bytes], marke
 def _find_marked(data: bytes, marker: bytes) -> tuple[Entry, int] | None:
     """Return the last entry that starts between a pair of marks, and where the second mark is."""
     entries = parse_menu(data).entries
-    regions = list(_marked_regions(data, marker))
-    for start, end in reversed(regions):
-        for entry in entries:
-            if start <= entry.start < end:
-                return entry, end
+    starts = [entry.start for entry in entries]
+    for start, end in reversed(list(_marked_regions(data, marker))):
+        number = bisect_left(starts, start)
+        if number < len(starts) and starts[number] < end:
+            return entries[number], end
     return None
 
 

@@ -4,17 +4,20 @@ The functions here read mounted trees and decide nothing about the graft; both t
 tree mode use them. What is missing or contradictory is refused with the candidates named.
 """
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootgraft_agent import grub, initrd, multiboot, stages
 from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.files import Room, Tree
 
-MAX_TEXT = 1024 * 1024  # bytes of a text file; real menus and fstabs have a few thousand
+MAX_TEXT = 128 * 1024  # bytes of a text file; real menus and fstabs have a few thousand
+MAX_CONFIG = 1024 * 1024  # bytes of a kernel's configuration; Debian 6.1's has 256 KiB
 MAX_KERNEL = 64 * 1024 * 1024
 MAX_INITRD = 256 * 1024 * 1024
+_CHUNK = 256 * 1024
 MAX_STAGE2 = 1024 * 1024
 MAX_PAYLOAD_FILES = 256
 MAX_PAYLOAD = 512 * 1024 * 1024
@@ -26,8 +29,10 @@ ATA_DRIVERS = frozenset({"ata_piix", "ata_generic", "pata_mpiix", "pata_oldpiix"
 DISK_DRIVERS = IDE_DRIVERS | ATA_DRIVERS
 
 MENU_NAMES = ("menu.lst", "grub.conf")
+GRAFTED = b"# bootgraft "  # starts the comment lines around an entry of ours
 GRUB_FILES = (*MENU_NAMES, "stage1", "stage2")
 FILE_COMMANDS = frozenset({b"kernel", b"module", b"modulenounzip", b"initrd"})
+KERNEL_COMMANDS = FILE_COMMANDS - {b"initrd"}  # a kernel may be a hypervisor's module
 KERNEL_NAME = re.compile(r"vmlinu[xz](?:-(?P<version>.+))?\Z")
 INITRD_NAMES = (
     "initrd-{}.img",
@@ -93,7 +98,7 @@ class Boot:
     grub_directory: str
     stage2: stages.Stage2 | None  # its file; None where there is none that is whole
     menu: TextFile
-    other_menus: tuple[str, ...]  # files with a menu's name that GRUB does not read, and differ
+    other_menus: tuple[str, ...]  # other files with a menu's name, which GRUB does not read
     saved_default: int  # what `default saved` means
     device_map: TextFile | None
     room: Room
@@ -125,6 +130,7 @@ class Guest:
     initrd_drivers: Mapping[str, frozenset[str] | None]  # by the initrd's path; None: unreadable
     read_only: tuple[str, ...] = ()  # volumes that cannot be written
     dirty_journals: tuple[str, ...] = ()  # volumes whose journal is to be replayed first
+    hd_names_assumed: bool = False  # the machine's disks are unknown
     warnings: tuple[str, ...] = ()
 
     def require_payload(self) -> Payload:
@@ -176,7 +182,8 @@ def read_boot(tree: Tree, volume: str, directory: BootDirectory, *, menu_is_embe
     """
     stage2 = read_stage2(tree, directory.grub_directory)
     embedded = _embedded_menu(stage2)
-    menu, others = _choose_menu(tree, volume, directory, embedded, must_exist=menu_is_embedded)
+    name = _choose_menu(tree, volume, directory, embedded, must_exist=menu_is_embedded)
+    menu = _read_menu(tree, volume, name)
     parsed = grub.parse_menu(menu.content)
     if not parsed.entries:
         raise RefusedError(
@@ -190,11 +197,11 @@ def read_boot(tree: Tree, volume: str, directory: BootDirectory, *, menu_is_embe
         grub_directory=directory.grub_directory,
         stage2=stage2,
         menu=menu,
-        other_menus=others,
-        saved_default=_read_saved_default(tree, menu.path),
+        other_menus=_other_menus(tree, directory, menu),
+        saved_default=_read_saved_default(tree, name),
         device_map=device_map,
         room=tree.room(directory.grub_directory),
-        files={path: _resolved_file(tree, path) for path in _named_files(parsed)},
+        files={path: _resolved_file(tree, path) for path in _named_files(parsed, FILE_COMMANDS)},
         missing_splash=_missing_splash(tree, parsed),
     )
 
@@ -213,45 +220,49 @@ def grub_path(text: bytes) -> str:
 
 def _choose_menu(
     tree: Tree, volume: str, directory: BootDirectory, embedded: str | None, *, must_exist: bool
-) -> tuple[TextFile, tuple[str, ...]]:
-    """Find the menu that GRUB reads, and the other files of a menu's name that differ from it."""
-    present = [
-        path
-        for name in MENU_NAMES
-        if name in tree.names(directory.grub_directory)
-        for path in (f"{directory.grub_directory}/{name}",)
-    ]
+) -> str:
+    """Give the path by which GRUB opens its menu, which may be a link's."""
+    present = _present_menus(tree, directory)
     if not present:
         raise RefusedError(
             f"{volume}: /{directory.grub_directory} holds neither menu.lst nor grub.conf: GRUB"
             " has no menu there; choose another file system with --boot-partition"
         )
     if embedded is not None and tree.exists(embedded):
-        chosen = _read_menu(tree, volume, embedded)
-    elif must_exist and embedded is not None:
+        return embedded
+    if must_exist and embedded is not None:
         raise RefusedError(
             f"{volume}: the installed GRUB reads /{embedded}, which does not exist there; found:"
             f" {_listed(present)}. Link the menu to that name, or install GRUB anew"
         )
-    else:
-        chosen = _choose_without_stage2(tree, volume, present)
-    readable = [path for path in present if tree.is_file(path)]
-    differing = [
-        path
-        for path in readable
-        if tree.resolve(path) != chosen.path and tree.read(path, MAX_TEXT) != chosen.content
-    ]
-    return chosen, tuple(differing)
+    return _choose_without_stage2(tree, volume, present)
 
 
-def _choose_without_stage2(tree: Tree, volume: str, present: Sequence[str]) -> TextFile:
-    menus = {menu.path: menu for menu in (_read_menu(tree, volume, path) for path in present)}
-    if len(menus) > 1:
+def _present_menus(tree: Tree, directory: BootDirectory) -> list[str]:
+    names = tree.names(directory.grub_directory)
+    return [f"{directory.grub_directory}/{name}" for name in MENU_NAMES if name in names]
+
+
+def _choose_without_stage2(tree: Tree, volume: str, present: Sequence[str]) -> str:
+    """Choose among menus: the one that was grafted before, or any of them where all are equal."""
+    menus = {path: _read_menu(tree, volume, path) for path in present}
+    grafted = {path: menu for path, menu in menus.items() if GRAFTED in menu.content}
+    chosen = grafted or menus
+    if len({menu.content for menu in chosen.values()}) > 1:
         raise AmbiguousError(
-            f"{volume}: {_listed(menus)} are two different files, and no stage2 says which one"
+            f"{volume}: {_listed(chosen)} are two different files, and no stage2 says which one"
             " GRUB reads; make one a link to the other"
         )
-    return next(iter(menus.values()))
+    return next(iter(chosen))
+
+
+def _other_menus(tree: Tree, directory: BootDirectory, menu: TextFile) -> tuple[str, ...]:
+    """List the files with a menu's name that do not change when the menu is replaced."""
+    return tuple(
+        path
+        for path in _present_menus(tree, directory)
+        if tree.is_file(path) and tree.resolve(path) != menu.path
+    )
 
 
 def _read_menu(tree: Tree, volume: str, path: str) -> TextFile:
@@ -268,27 +279,32 @@ def _read_menu(tree: Tree, volume: str, path: str) -> TextFile:
         raise RefusedError(f"{volume}: cannot use the menu: /{error}") from error
 
 
-def _read_text(tree: Tree, path: str) -> TextFile | None:
+def _read_text(tree: Tree, path: str, limit: int = MAX_TEXT) -> TextFile | None:
     if not tree.is_file(path):
         return None
     resolved = tree.resolve(path)
-    return TextFile(resolved, tree.read(resolved, MAX_TEXT))
+    return TextFile(resolved, tree.read(resolved, limit))
 
 
 def _read_saved_default(tree: Tree, menu: str) -> int:
-    """Give what `default saved` means: the number in the file `default` beside the menu, or 0."""
+    """Give what `default saved` means: the number in the file `default` beside the menu, or 0.
+
+    Beside the name by which GRUB opens the menu: where that is a link, not beside its target.
+    """
     directory = menu.rpartition("/")[0]
     saved = _read_text(tree, f"{directory}/default")
     match = re.match(rb"\d{1,9}", saved.content[:10]) if saved else None
     return int(match[0]) if match else 0
 
 
-def _named_files(menu: grub.Menu) -> Iterable[str]:
-    """Give the paths that the entries of a menu name."""
-    for entry in menu.entries:
-        for command in entry.commands:
-            if command.name in FILE_COMMANDS:
-                yield grub_path(file_argument(command.argument))
+def _named_files(menu: grub.Menu, commands: Collection[bytes]) -> Iterable[str]:
+    """Give the paths that some commands of a menu's entries name, each once."""
+    return dict.fromkeys(
+        grub_path(file_argument(command.argument))
+        for entry in menu.entries
+        for command in entry.commands
+        if command.name in commands
+    )
 
 
 def _missing_splash(tree: Tree, menu: grub.Menu) -> str | None:
@@ -312,33 +328,52 @@ def file_argument(argument: bytes) -> bytes:
 
 def read_kernels(boot_tree: Tree, boot: Boot, root_tree: Tree | None) -> tuple[Kernel, ...]:
     """Recognise, by content, every file of the boot directory with a kernel's name, or that an
-    entry of the menu names.
+    entry of the menu names as a kernel or module.
     """
     paths = {
         boot_tree.resolve(f"{boot.prefix}{name}")
         for name in boot_tree.names(boot.prefix)
         if KERNEL_NAME.match(name) and boot_tree.is_file(f"{boot.prefix}{name}")
     }
-    paths.update(path for path in boot.files.values() if path is not None)
+    named = _named_files(grub.parse_menu(boot.menu.content), KERNEL_COMMANDS)
+    paths.update(path for path in map(boot.files.get, named) if path is not None)
     kernels = (_read_kernel(boot_tree, path, root_tree) for path in sorted(paths))
     return tuple(each for each in kernels if each.image.format != "unknown" or each.version)
 
 
 def _read_kernel(tree: Tree, path: str, root_tree: Tree | None) -> Kernel:
-    content = tree.read(path, MAX_KERNEL)
+    size, image = _recognise(tree, path)
     directory, slash, name = path.rpartition("/")
     match = KERNEL_NAME.match(name)
     version = match["version"] if match else None
-    config = _read_text(tree, f"{directory}{slash}config-{version}") if version else None
+    config_path = f"{directory}{slash}config-{version}"
+    config = _read_text(tree, config_path, MAX_CONFIG) if version else None
     return Kernel(
         path=path,
-        size=len(content),
-        image=multiboot.recognise(content),
+        size=size,
+        image=image,
         version=version,
         initrd=_own_initrd(tree, f"{directory}{slash}", version),
         config=config.content.decode("utf-8", "replace") if config else None,
         module_drivers=_module_drivers(root_tree, version),
     )
+
+
+def _recognise(tree: Tree, path: str) -> tuple[int, multiboot.Image]:
+    """Give a file's size, and what it is; one beyond MAX_KERNEL is not read."""
+    with tree.open_file(path) as fd:
+        size = os.fstat(fd).st_size
+        if size > MAX_KERNEL:
+            problem = f"it is {size} bytes long; at most {MAX_KERNEL} are expected"
+            return size, multiboot.Image("unknown", problem=problem)
+        return size, multiboot.recognise_chunks(_chunks(fd, MAX_KERNEL))
+
+
+def _chunks(fd: int, limit: int) -> Iterator[bytes]:
+    """Read an open file up to a limit."""
+    while limit > 0 and (chunk := os.read(fd, min(_CHUNK, limit))):
+        limit -= len(chunk)
+        yield chunk
 
 
 def _own_initrd(tree: Tree, prefix: str, version: str | None) -> str | None:
@@ -368,20 +403,25 @@ def _driver_name(name: str) -> str:
 def read_initrd_drivers(
     tree: Tree, boot: Boot, kernels: Sequence[Kernel]
 ) -> dict[str, frozenset[str] | None]:
-    """List the IDE and ATA drivers in every initrd of the kernels and of the menu's entries.
+    """List the IDE and ATA drivers in every initrd of the Xen kernels and of the menu's entries.
 
     Keys are paths without links; None stands for one that cannot be read as an archive.
     """
-    paths = {kernel.initrd for kernel in kernels} | set(boot.files.values())
+    paths = {kernel.initrd for kernel in kernels if kernel.is_xen} | set(boot.files.values())
     paths -= {None, *(kernel.path for kernel in kernels)}
     return {path: _read_drivers(tree, path) for path in paths if path is not None}
 
 
 def _read_drivers(tree: Tree, path: str) -> frozenset[str] | None:
-    names = initrd.list_names(tree.read(path, MAX_INITRD))
-    if names is None:
-        return None
-    return frozenset(_driver_name(name) for name in names) & DISK_DRIVERS
+    with tree.open_file(path) as fd:
+        if os.fstat(fd).st_size > MAX_INITRD:
+            return None
+        names = initrd.find_names(_chunks(fd, MAX_INITRD), _is_disk_driver)
+    return None if names is None else frozenset(_driver_name(name) for name in names)
+
+
+def _is_disk_driver(name: str) -> bool:
+    return _driver_name(name) in DISK_DRIVERS
 
 
 def read_root(tree: Tree, volume: str) -> Root:
@@ -448,14 +488,15 @@ def read_payload(tree: Tree, name: str) -> Payload:
 
 def _read_payload_file(tree: Tree, path: str, name: str) -> PayloadFile:
     try:
-        content = tree.read(path, MAX_KERNEL)
-        digest = tree.digest(path)
+        size, image = _recognise(tree, path)
+        digest = tree.digest(path) if size <= MAX_KERNEL else None
     except OSError as error:
         raise RefusedError(
             f"cannot read {path} of the payload: {error.strerror}; is the ISO complete?"
         ) from error
-    assert digest is not None  # noqa: S101 - it has just been read
-    return PayloadFile(path, name, len(content), digest, multiboot.recognise(content))
+    if digest is None:
+        raise RefusedError(f"{path} of the payload cannot be copied: {image.problem}")
+    return PayloadFile(path, name, size, digest, image)
 
 
 def _refuse_same_names(payload: str, files: Iterable[PayloadFile]) -> None:

@@ -19,9 +19,7 @@ _HEADER = re.compile(rb"07070[12](?:[0-9A-Fa-f]{8}){13}")
 _TRAILER = b"TRAILER!!!"
 
 
-def find_names(
-    chunks: Iterable[bytes], is_wanted: Callable[[str], bool]
-) -> frozenset[str] | None:
+def find_names(chunks: Iterable[bytes], is_wanted: Callable[[str], bool]) -> frozenset[str] | None:
     """Give the wanted names of a gzipped or plain cpio archive, which comes in chunks.
 
     None where it is neither, or damaged, or beyond all bounds.

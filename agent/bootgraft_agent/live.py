@@ -45,6 +45,7 @@ from bootgraft_agent.wire import JSON
 SETTLE_TIMEOUT = 10  # seconds for udev to look at a disk or DVD that has just come
 
 _ROOT_DEVICE = re.compile(r"/dev/(?P<kind>xvd|hd|sd)(?P<letter>[a-z])(?P<part>\d*)\Z")
+_TAG_LINK = re.compile(r"/dev/disk/by-(?P<tag>uuid|label)/(?P<value>.+)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,15 +280,25 @@ def find_root(machine: Machine, arguments: bytes) -> Place | NoRoot:
     if not words:
         return NoRoot("the kernel's arguments name no root file system")
     spec = words[-1].decode("utf-8", "backslashreplace").replace('"', "")
-    label, equals, value = spec.partition("=")
-    if equals and label in {"LABEL", "UUID"}:
-        return _find_by_tag(machine, spec, label, value)
+    tag, value = _split_tag(spec)
+    if tag in {"LABEL", "UUID"}:
+        return _find_by_tag(machine, spec, tag, value)
     match = _ROOT_DEVICE.match(spec)
     if match is None:
         return NoRoot(
             f"root={spec} is neither a partition nor a label or UUID; LVM and RAID are not started"
         )
     return _find_by_name(machine, spec, match)
+
+
+def _split_tag(spec: str) -> tuple[str, str]:
+    """Give the tag and value of UUID=… or LABEL=…, also written as udev's links to them."""
+    link = _TAG_LINK.match(spec)
+    if link is None:
+        tag, _, value = spec.partition("=")
+        return tag, value
+    value = re.sub(r"\\x([0-9a-f]{2})", lambda escape: chr(int(escape[1], 16)), link["value"])
+    return link["tag"].upper(), value
 
 
 def _find_by_tag(machine: Machine, spec: str, tag: str, value: str) -> Place | NoRoot:

@@ -9,19 +9,24 @@ import bz2
 import lzma
 import re
 import struct
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from itertools import chain
+from typing import Literal
 
-UNPACK_LIMIT = 128 * 1024 * 1024
+from bootgraft_agent.unpack import UNPACK_ERRORS, Decompressor, Gunzip, unpack
+
+# The live system may have no more than 256 MiB. Debian 6.1's vmlinux has 63 MiB, and lies in a
+# bzImage of 8 MiB.
+UNPACK_LIMIT = 80 * 1024 * 1024
+_MEMORY = 136 * 1024 * 1024  # bytes for a bzImage, what it unpacks to, and xz's dictionary
 _CHUNK = 64 * 1024
 _GZIP = b"\x1f\x8b"
-# A kernel's xz stream asks for a dictionary of 32 to 128 MiB.
+# A kernel's xz stream asks for a dictionary of 32 to 128 MiB; only what is used takes memory.
 _DICTIONARY_LIMIT = 160 * 1024 * 1024
 # What the standard library unpacks; zstd, LZ4 and LZO stay closed.
-_DECOMPRESSORS: tuple[tuple[bytes, Callable[[], "_Decompressor"]], ...] = (
-    (_GZIP, lambda: zlib.decompressobj(wbits=31)),
+_DECOMPRESSORS: tuple[tuple[bytes, Callable[[], Decompressor]], ...] = (
+    (_GZIP, Gunzip),
     (b"\xfd7zXZ\0", lambda: lzma.LZMADecompressor(memlimit=_DICTIONARY_LIMIT)),
     (b"\x5d\0\0", lambda: lzma.LZMADecompressor(memlimit=_DICTIONARY_LIMIT)),
     (b"BZh", bz2.BZ2Decompressor),
@@ -67,9 +72,21 @@ class Image:
 
 def recognise(data: bytes) -> Image:
     """Say what a file is. Unpacks at most UNPACK_LIMIT bytes, at most twice."""
-    if not data.startswith(_GZIP):
-        return _recognise_unpacked(data)
-    content, problem = _unpack(data, zlib.decompressobj(wbits=31))
+    return recognise_chunks([data])
+
+
+def recognise_chunks(chunks: Iterable[bytes]) -> Image:
+    """Say what a file is that comes in chunks, as `recognise` does."""
+    pieces = iter(chunks)
+    first = next(pieces, b"")
+    whole = chain([first], pieces)
+    if not first.startswith(_GZIP):
+        content = bytearray()
+        for piece in whole:
+            content += piece
+        return _recognise_unpacked(content)
+    content, problem = _unpack(whole, Gunzip(), UNPACK_LIMIT)
+    del first
     image = _recognise_unpacked(content)
     return replace(image, compressed=True, problem=problem or image.problem)
 
@@ -87,30 +104,21 @@ def _recognise_unpacked(content: Content) -> Image:
     return Image("unknown")
 
 
-class _Decompressor(Protocol):
-    @property
-    def eof(self) -> bool: ...
-
-    def decompress(self, data: memoryview, max_length: int, /) -> bytes: ...
-
-
 def _unpack(
-    packed: bytes | memoryview, decompressor: _Decompressor
+    packed: Iterable[bytes], decompressor: Decompressor, limit: int
 ) -> tuple[bytearray, str | None]:
     """Return what can be unpacked, up to the limit, and why it is not all."""
     content = bytearray()
-    view = memoryview(packed)
     try:
-        for start in range(0, len(packed), _CHUNK):
-            room = UNPACK_LIMIT + 1 - len(content)
-            content += decompressor.decompress(view[start : start + _CHUNK], room)
-            if len(content) > UNPACK_LIMIT:
-                return content, f"it unpacks to more than {UNPACK_LIMIT >> 20} MiB"
-            if decompressor.eof:
-                return content, None
-    except (zlib.error, lzma.LZMAError, OSError) as error:
+        for piece in unpack(packed, decompressor):
+            content += piece[: limit - len(content)]
+            if len(content) == limit:
+                return content, f"it unpacks to {limit >> 20} MiB or more"
+    except EOFError:
+        return content, "its compressed data is cut off"
+    except UNPACK_ERRORS as error:
         return content, f"its compressed data is damaged: {error}"
-    return content, "its compressed data is cut off"
+    return content, None
 
 
 def _find_multiboot_header(content: Content) -> int | None:
@@ -289,7 +297,9 @@ def _recognise_bzimage(content: Content) -> Image:
     (version_at,) = struct.unpack_from("<H", header, 0x20E)
     (flags,) = struct.unpack_from("<H", header, 0x236)
     setup_end = ((header[0x1F1] or 4) + 1) * 512
-    inner = _recognise_payload(_find_payload(content, header, protocol, setup_end))
+    # A dictionary may grow as large as what is unpacked.
+    limit = min(UNPACK_LIMIT, (_MEMORY - len(content)) // 2)
+    inner = _recognise_payload(_find_payload(content, header, protocol, setup_end), limit)
     is_64 = protocol >= 0x20C and flags & 1  # XLF_KERNEL_64
     return Image(
         "bzimage",
@@ -318,11 +328,15 @@ def _find_payload(content: Content, header: bytes, protocol: int, setup_end: int
     return view[start:] if start >= 0 else view[:0]
 
 
-def _recognise_payload(payload: memoryview) -> Image:
+def _recognise_payload(payload: memoryview, limit: int) -> Image:
     for magic, decompressor in _DECOMPRESSORS:
         if payload[: len(magic)] == magic:
-            content, _ = _unpack(payload, decompressor())
+            content, _ = _unpack(_chunks(payload), decompressor(), limit)
             if content[:4] == b"\x7fELF":
                 return _recognise_elf(content)
             return Image("unknown", version=_find_release(content))
     return Image("unknown")
+
+
+def _chunks(data: memoryview) -> Iterator[bytes]:
+    return (bytes(data[start : start + _CHUNK]) for start in range(0, len(data), _CHUNK))

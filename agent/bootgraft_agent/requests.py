@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, InvalidRequestError
-from bootgraft_agent.plan import Options, mask_secrets
+from bootgraft_agent.plan import Options
+from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.wire import JSON
 
 REQUESTS = ("inspect", "plan", "apply", "rollback", "power_off", "abort")
@@ -18,8 +19,8 @@ class Request:
     number: int
     name: str
     options: Options
-    plan_sha256: str | None = None
-    run_id: str | None = None
+    plan_sha256: str = ""  # of an apply
+    run_id: str | None = None  # of an apply; of a rollback, None there: the latest
 
     def asks_the_same(self, other: "Request") -> bool:
         """Whether this is the other one asked again, be it by another controller."""
@@ -44,9 +45,9 @@ def parse_request(body: Mapping[str, JSON]) -> Request:
     rest = dict(values)
     plan_sha256 = _pop_text(rest, "plan_sha256") if name == "apply" else None
     run_id = _pop_text(rest, "run_id") if name in {"apply", "rollback"} else None
-    if name == "apply" and (plan_sha256 is None or run_id is None):
+    if name == "apply" and not (plan_sha256 and run_id):
         raise InvalidRequestError("apply needs the plan_sha256 that was shown, and a run_id")
-    return Request(number, name, Options.from_json(rest), plan_sha256, run_id)
+    return Request(number, name, Options.from_json(rest), plan_sha256 or "", run_id)
 
 
 def read_number(body: Mapping[str, JSON]) -> int | None:
@@ -77,9 +78,3 @@ def describe_error(error: Exception) -> dict[str, JSON]:
 
 def _error(kind: str, message: str) -> dict[str, JSON]:
     return {"kind": kind, "message": mask_text(message)}
-
-
-def mask_text(text: str) -> str:
-    """Mask what looks like a password or a login in text that quotes the guest."""
-    masked = mask_secrets(text.encode("utf-8", "backslashreplace"))
-    return masked.decode("utf-8", "backslashreplace")

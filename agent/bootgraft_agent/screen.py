@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from bootgraft_agent.requests import mask_text
+from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.view import printable
 
 

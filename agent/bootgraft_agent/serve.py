@@ -249,9 +249,8 @@ class Server:
             return self._actions.plan(request.options)
         if request.name == "rollback":
             return self._actions.rollback(request.options, request.run_id, progress)
-        assert request.plan_sha256 and request.run_id  # noqa: S101 - parse_request has seen to it
         return self._actions.apply(
-            request.options, request.plan_sha256, request.run_id, self._abortable(progress)
+            request.options, request.plan_sha256, request.run_id or "", self._abortable(progress)
         )
 
     def _abortable(self, progress: Progress) -> Progress:

@@ -10,6 +10,7 @@ from bootgraft_agent.grub import parse_menu
 from bootgraft_agent.guest import Guest, Payload
 from bootgraft_agent.plan import Plan, WriteFile, readable
 from bootgraft_agent.recipes.hyperv_shim import device_text
+from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.volumes import Outcome
 from bootgraft_agent.wire import JSON
 
@@ -84,7 +85,7 @@ def guest_json(guest: Guest) -> dict[str, JSON]:
             "default_saved": menu.default_saved,
             "timeout": menu.timeout,
             "hidden": menu.hidden,
-            "entries": [_text(entry.title) for entry in menu.entries],
+            "entries": [readable(entry.title) for entry in menu.entries],
             "device_map": f"/{guest.boot.device_map.path}" if guest.boot.device_map else None,
         },
         "kernels": [
@@ -100,9 +101,9 @@ def guest_json(guest: Guest) -> dict[str, JSON]:
             for kernel in guest.kernels
         ],
         "root": guest.root.volume if guest.root else None,
-        "root_problem": guest.root_problem,
+        "root_problem": guest.root_problem and mask_text(guest.root_problem),
         "payload": _payload_json(guest.payload) if guest.payload else None,
-        "payload_problem": guest.payload_problem,
+        "payload_problem": guest.payload_problem and mask_text(guest.payload_problem),
         "dirty_journals": list(guest.dirty_journals),
     }
 
@@ -123,19 +124,17 @@ def _payload_json(payload: Payload) -> dict[str, JSON]:
     }
 
 
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
-
-
 def plan_json(plan: Plan) -> dict[str, JSON]:
     """Give a plan: its steps in words, its diffs, its warnings, and its identity."""
     return {
         "recipe": plan.recipe,
         "plan_sha256": plan.sha256(),
         "already_grafted": plan.is_done,
-        "steps": [{"kind": type(step).__name__, "text": step.describe()} for step in plan.steps],
+        "steps": [
+            {"kind": type(step).__name__, "text": mask_text(step.describe())} for step in plan.steps
+        ],
         "diffs": [{"path": path, "diff": diff} for path, diff in plan.diffs()],
-        "warnings": list(plan.warnings),
+        "warnings": [mask_text(each) for each in plan.warnings],
     }
 
 
@@ -149,7 +148,9 @@ def outcome_json(outcome: Outcome, plan: Plan | None = None) -> dict[str, JSON]:
             for each in outcome.changes
         ],
         "verified": list(outcome.verified),
-        "warnings": [*(plan.warnings if plan else ()), *outcome.warnings],
+        "warnings": [
+            mask_text(each) for each in (*(plan.warnings if plan else ()), *outcome.warnings)
+        ],
     }
     if plan is not None:
         result["diffs"] = [{"path": path, "diff": diff} for path, diff in plan.diffs()]
@@ -172,7 +173,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     else:
         yield f"Plan {plan.sha256()[:12]}, recipe {plan.recipe}:"
     for number, step in enumerate(plan.steps, start=1):
-        yield f"  {number}. {step.describe()}"
+        yield f"  {number}. {mask_text(step.describe())}"
     for _, diff in plan.diffs():
         yield diff
     yield from warning_lines(plan.warnings)
@@ -189,4 +190,4 @@ def outcome_lines(outcome: Outcome, done: str) -> Iterator[str]:
 
 def warning_lines(warnings: Sequence[str]) -> Iterator[str]:
     """Say what the user should know."""
-    return (f"warning: {warning}" for warning in warnings)
+    return (f"warning: {mask_text(warning)}" for warning in warnings)

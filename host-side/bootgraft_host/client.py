@@ -6,8 +6,9 @@
     request       controller --request--> agent --progress, log, ...--> reply
 
 An agent that was started anew (another `instance` in its HELLO) has forgotten the request: it is
-welcomed and asked again, a bounded number of times; requests are made to bear that. Every wait
-has a deadline, and its message says what was awaited, for how long, and what was last heard.
+welcomed and asked again, a bounded number of times; requests are made to bear that, but for those
+that mean something else the second time. Every wait has a deadline, and its message says what was
+awaited, for how long, and what was last heard.
 Nothing at all is sent before a HELLO came.
 """
 
@@ -157,23 +158,36 @@ class Client:
         self._flush()
         return self._agent
 
-    def request(self, name: str, options: Mapping[str, JSON], timeout: float) -> Mapping[str, JSON]:
+    def request(
+        self,
+        name: str,
+        options: Mapping[str, JSON],
+        timeout: float,
+        *,
+        max_restarts: int = MAX_RESTARTS,
+    ) -> Mapping[str, JSON]:
         """Ask the agent for something; gives the result's object.
 
-        Raises the error that the agent answered with (RefusedError, InvalidRequestError,
-        ChangesLeftError, AgentError), SilenceError, AgentError or ReplyError.
+        An agent that is started anew is asked again up to `max_restarts` times. Raises the error
+        that the agent answered with (RefusedError, InvalidRequestError, ChangesLeftError,
+        AgentError), SilenceError, AgentError or ReplyError; InvalidRequestError also for options
+        that are too long to be sent.
         """
         self._last_id += 1
         self.restarted = False
         question: dict[str, JSON] = {"id": self._last_id, "request": name, "options": options}
         log.debug("ask %s, id %d", name, self._last_id)
-        self._connection.send(question)
-        return self._await_reply(question, timeout, MAX_RESTARTS)
+        try:
+            self._connection.send(question)
+        except wire.ProtocolError as error:
+            raise InvalidRequestError(f"cannot ask the agent for {name}: {error}") from error
+        return self._await_reply(question, timeout, max_restarts)
 
     def abort(self, name: str, timeout: float) -> Mapping[str, JSON]:
         """Ask the agent to stop the request that it works on; await that request's own reply.
 
-        `name` is that request. The agent either had done it, or stopped with RefusedError.
+        `name` is that request. The agent either does it to its end, as always a rollback, or stops
+        with RefusedError.
         """
         self._connection.send({"id": 0, "request": "abort", "options": {}})
         return self._await_reply({"request": name}, timeout, 0)
@@ -282,8 +296,8 @@ class Client:
 
 def _restarted_too_often(request: str, restarts: int) -> AgentError:
     return AgentError(
-        f"the agent was started anew while it worked on {request}, for the {restarts}. time: it"
-        " dies of it; the console's transcript may say why"
+        f"the agent was started anew while it worked on {request}, for the {restarts}. time; the"
+        " console's transcript may say why"
     )
 
 

@@ -95,7 +95,7 @@ class Applied:
 class RolledBack:
     """The complete record of a rollback, after everything was read back."""
 
-    run_id: str
+    run_id: str | None  # None: there was none to take back
     changed: bool
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
@@ -175,7 +175,7 @@ def parse_rolled_back(body: Mapping[str, JSON]) -> RolledBack:
     """Read the result of rollback."""
     fields = Fields(body, "rollback")
     return RolledBack(
-        run_id=fields.text("run_id"),
+        run_id=fields.optional_text("run_id"),
         changed=fields.flag("changed"),
         changes=_parse_changes(fields),
         warnings=fields.texts("warnings"),

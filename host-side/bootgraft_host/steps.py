@@ -14,7 +14,7 @@ from bootgraft_agent.errors import (
     RefusedError,
 )
 from bootgraft_agent.wire import JSON
-from bootgraft_host.client import Client, Line, SilenceError
+from bootgraft_host.client import MAX_RESTARTS, Client, Line, SilenceError
 from bootgraft_host.job import Job, describe, how_to_go_on
 from bootgraft_host.machine import Media
 from bootgraft_host.replies import (
@@ -124,23 +124,42 @@ def apply(job: Job, client: Client, options: Mapping[str, str], plan: Plan) -> N
 
 
 def rollback(job: Job, client: Client, options: Mapping[str, str], run_id: str | None) -> None:
-    """Have the agent bring every file back as it was before a graft; the last, without `run_id`."""
+    """Have the agent bring every file back as it was before a graft; the last, without `run_id`.
+
+    Once that has been taken back, another run is the last: so it is asked for no more than once.
+    """
     job.step("rollback", "bring the guest's files back")
     asked = {**options, **({} if run_id is None else {"run_id": run_id})}
-    again = job.state.command("rollback", job.target)
-    with _changing(job, client, f"{again} again finishes it"):
-        reply = _ask_for_change(job, client, "rollback", asked)
+    max_restarts = 0 if run_id is None else MAX_RESTARTS
+    with _changing(job, client, _how_to_finish_rollback(job, run_id)):
+        reply = _ask_for_change(job, client, "rollback", asked, max_restarts)
         job.result.rolled_back = parse_rolled_back(reply)
     job.enter("captured")
     _stop_if_interrupted(job)
 
 
+def _how_to_finish_rollback(job: Job, run_id: str | None) -> str:
+    """Name the command that finishes a rollback and does nothing where it was finished."""
+    command = job.state.command("rollback", job.target, "--run", run_id or "RUN")
+    if run_id is not None:
+        return f"{command} again finishes it"
+    return (
+        f"{command}, with the graft's run as RUN, finishes it; without --run it would take back an"
+        " older graft if this one is gone already"
+    )
+
+
 def _ask_for_change(
-    job: Job, client: Client, request: str, options: Mapping[str, JSON]
+    job: Job,
+    client: Client,
+    request: str,
+    options: Mapping[str, JSON],
+    max_restarts: int = MAX_RESTARTS,
 ) -> Mapping[str, JSON]:
     """Ask for a change of the guest; when interrupted, let the agent end it in order."""
+    timeout = job.deadlines.request
     try:
-        return client.request(request, options, job.deadlines.request)
+        return client.request(request, options, timeout, max_restarts=max_restarts)
     except KeyboardInterrupt:
         job.interrupted = True
         job.warn("interrupted; the agent is asked to stop (a second interrupt cuts the power)")

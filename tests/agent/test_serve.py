@@ -2,19 +2,22 @@
 
 import os
 import select
+import termios
 import threading
 import time
 import tty
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from io import StringIO
+from pathlib import Path
 
 import pytest
 import serial
 
-from bootgraft_agent import wire
+from bootgraft_agent import serve, wire
 from bootgraft_agent.errors import ChangesLeftError, RefusedError
 from bootgraft_agent.plan import Options
+from bootgraft_agent.screen import Screen
 from bootgraft_agent.serve import Server
 from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
@@ -34,6 +37,7 @@ class SlowActions:
 
     go_on: threading.Event = field(default_factory=threading.Event)
     applied: list[str] = field(default_factory=list)
+    rolled_back: list[str | None] = field(default_factory=list)
     error: Exception | None = None
 
     def inspect(self, options: Options) -> Mapping[str, JSON]:
@@ -51,11 +55,17 @@ class SlowActions:
         while not self.go_on.wait(0.01):
             progress("copying the shim", 1, 10)
         progress("copying the shim", 10, 10)
+        if self.error is not None:
+            raise self.error
         return {"run_id": run_id}
 
     def rollback(
         self, options: Options, run_id: str | None, progress: Progress
     ) -> Mapping[str, JSON]:
+        self.rolled_back.append(run_id)
+        while not self.go_on.wait(0.01):
+            progress("restoring the menu", 0, 0)
+        progress("restoring the shim", 0, 0)
         return {"run_id": run_id}
 
 
@@ -101,6 +111,17 @@ class Line:
     def ask(self, number: int, request: str, **options: JSON) -> None:
         self.connection.send({"id": number, "request": request, "options": options})
 
+    def answer(self, number: int, request: str, **options: JSON) -> Mapping[str, JSON]:
+        """Ask, and wait for the reply without its id."""
+        self.ask(number, request, **options)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for event in self.exchange(deadline - time.monotonic()):
+                if isinstance(event, wire.Message) and "event" not in event.body:
+                    assert event.body["id"] == number
+                    return {key: event.body[key] for key in event.body if key != "id"}
+        raise AssertionError("no reply")
+
 
 @pytest.fixture
 def actions() -> SlowActions:
@@ -108,16 +129,22 @@ def actions() -> SlowActions:
 
 
 @pytest.fixture
-def screen() -> StringIO:
-    return StringIO()
+def shown() -> list[str]:
+    return []
 
 
 @pytest.fixture
-def line(actions: SlowActions, screen: StringIO) -> Iterator[Line]:
+def line(actions: SlowActions, shown: list[str]) -> Iterator[Line]:
+    with served(actions, shown.append) as line:
+        yield line
+
+
+@contextmanager
+def served(actions: SlowActions, show: Callable[[str], None]) -> Iterator[Line]:
     """A running server on a pseudo-terminal, and the controller's end of it."""
     master, slave = os.openpty()
     tty.setraw(slave)
-    server = Server(actions, screen, IDENTITY)
+    server = Server(actions, show, IDENTITY)
 
     def serve() -> None:
         with serial.Serial(os.ttyname(slave), timeout=0, write_timeout=0.2) as port:
@@ -226,14 +253,171 @@ def test_an_abort_ends_an_apply_between_two_steps(line: Line) -> None:
     assert "asked to stop" in str(error["error"])
 
 
-def test_noise_and_a_broken_protocol_do_not_end_the_service(line: Line, screen: StringIO) -> None:
+APPLY: Mapping[str, JSON] = {"plan_sha256": "abc", "run_id": "run-1"}
+
+
+def test_an_apply_after_a_rollback_is_done_anew(line: Line, actions: SlowActions) -> None:
+    actions.go_on.set()
+    line.welcome()
+    line.answer(1, "apply", **APPLY)
+    line.answer(2, "rollback")
+    assert line.answer(3, "apply", **APPLY) == {"result": {"run_id": "run-1"}}
+    assert actions.applied == ["run-1", "run-1"]
+
+
+def test_an_apply_after_another_one_is_done_anew(line: Line, actions: SlowActions) -> None:
+    actions.go_on.set()
+    line.welcome()
+    line.answer(1, "apply", **APPLY)
+    line.answer(2, "apply", plan_sha256="abc", run_id="run-2")
+    line.answer(3, "apply", **APPLY)
+    assert actions.applied == ["run-1", "run-2", "run-1"]
+
+
+def test_an_apply_that_failed_is_tried_again(line: Line, actions: SlowActions) -> None:
+    actions.go_on.set()
+    actions.error = RefusedError("the disk is full")
+    line.welcome()
+    assert "error" in line.answer(1, "apply", **APPLY)
+    actions.error = None
+    assert line.answer(2, "apply", **APPLY) == {"result": {"run_id": "run-1"}}
+
+
+def test_a_rollback_of_a_named_run_is_done_once(line: Line, actions: SlowActions) -> None:
+    actions.go_on.set()
+    line.welcome()
+    for number in (1, 2):
+        reply = line.answer(number, "rollback", run_id="run-1")
+        assert reply == {"result": {"run_id": "run-1"}}
+    assert actions.rolled_back == ["run-1"]
+
+
+def test_a_rollback_of_the_latest_run_means_another_one_each_time(
+    line: Line, actions: SlowActions
+) -> None:
+    actions.go_on.set()
+    line.welcome()
+    line.answer(1, "rollback")
+    line.answer(2, "rollback")
+    assert actions.rolled_back == [None, None]
+
+
+def test_an_abort_does_not_stop_a_rollback(line: Line, actions: SlowActions) -> None:
+    line.welcome()
+    line.ask(1, "rollback", run_id="run-1")
+    line.wait("event")
+    line.ask(2, "abort")
+    assert line.wait("result")["id"] == 2
+    time.sleep(0.1)
+    actions.go_on.set()
+    end = time.monotonic() + 10
+    replies: list[Mapping[str, JSON]] = []
+    while not replies and time.monotonic() < end:
+        events = [each.body for each in line.exchange(0.1) if isinstance(each, wire.Message)]
+        replies = [body for body in events if "event" not in body]
+    assert replies == [{"id": 1, "result": {"run_id": "run-1"}}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"id": 1},
+        {"id": 1, "request": []},
+        {"id": 1, "request": {}},
+        {"id": True, "request": "inspect"},
+        {"id": 1.0, "request": "inspect"},
+        {"id": -1, "request": "inspect"},
+        {"id": 10**4000, "request": "inspect"},
+        {"id": [[]], "request": "inspect"},
+        {"id": "x" * 60_000, "request": "inspect"},
+        {"id": 1, "request": "\ud800" * 5000},
+        {"id": 1, "request": "inspect", "options": []},
+        {"id": 1, "request": "inspect", "options": None},
+        {"id": 1, "request": "inspect", "options": {"run_id": "run-1"}},
+        {"id": 1, "request": "inspect", "options": {"\ud800": 1}},
+        {"id": 1, "request": "apply", "options": {"plan_sha256": 1, "run_id": "run-1"}},
+        {"id": 1, "request": "apply", "options": {"plan_sha256": "", "run_id": "run-1"}},
+    ],
+    ids=lambda body: str(body)[:60].encode("ascii", "replace").decode(),
+)
+def test_no_message_ends_the_service(line: Line, body: Mapping[str, JSON]) -> None:
+    line.welcome()
+    line.connection.send(body)
+    reply = line.wait("error")
+    assert reply["id"] == (1 if type(body.get("id")) is int and body["id"] == 1 else None)
+    assert isinstance(reply["error"], Mapping)
+    assert reply["error"]["kind"] == "invalid"
+    assert line.answer(2, "inspect")["result"]
+
+
+def test_a_controller_that_acknowledges_nothing_loses_its_session(
+    line: Line, shown: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "MAX_UNREAD", 50)
+    first = line.welcome()
+    line.exchange(0.1)
+    for seq in range(1, 100):
+        text = wire.encode_json({"id": seq, "request": "abort"})
+        os.write(line.fd, wire.encode_frame(wire.Frame(1, line.connection.session, "D", seq, text)))
+        os.read(line.fd, 65536) if select.select([line.fd], [], [], 0.01)[0] else None
+    assert line.welcome().instance != first.instance
+    assert "the controller does not take its replies" in shown
+    assert line.answer(1, "inspect")["result"]
+
+
+def test_a_lost_session_is_followed_by_a_hello_that_says_what_is_being_done(line: Line) -> None:
+    line.welcome()
+    line.ask(1, "apply", **APPLY)
+    line.wait("event")
+    seq = line.connection._next_seq
+    os.write(line.fd, wire.encode_frame(wire.Frame(1, line.connection.session, "D", seq, "[]")))
+    time.sleep(0.3)
+    while (hello := line.welcome()).instance == "one":
+        pass
+    assert hello.busy == "apply"
+
+
+def test_an_error_shows_no_password_of_the_guest(
+    line: Line, actions: SlowActions, shown: list[str]
+) -> None:
+    actions.error = RefusedError("the kernel's arguments are root=/dev/xvda2 password=hunter2")
+    line.welcome()
+    reply = line.answer(1, "plan")
+    assert "root=/dev/xvda2" in str(reply)
+    assert "hunter2" not in str(reply) + str(shown)
+
+
+def test_a_screen_that_a_person_has_stopped_stops_nothing(actions: SlowActions) -> None:
+    master, slave = os.openpty()
+    actions.go_on.set()
+    with closing(Screen(Path(os.ttyname(slave)))) as screen:
+        screen.show("before")
+        termios.tcflow(slave, termios.TCOOFF)  # as Ctrl-S does
+        for _ in range(5000):
+            screen.show("while it is stopped")
+        with served(actions, screen.show) as line:
+            line.welcome()
+            assert line.answer(1, "apply", **APPLY) == {"result": {"run_id": "run-1"}}
+        termios.tcflow(slave, termios.TCOON)
+        screen.show("\x1b[2Jafterwards, password=hunter2")
+        heard = os.read(master, 65536)
+    os.close(master)
+    os.close(slave)
+    assert heard.startswith(b"bootgraft: before\r\n")
+    assert b"afterwards" in heard
+    assert b"\x1b" not in heard
+    assert b"hunter2" not in heard
+
+
+def test_noise_and_a_broken_protocol_do_not_end_the_service(line: Line, shown: list[str]) -> None:
     line.welcome()
     line.exchange(0.1)
     session = line.connection.session
     os.write(line.fd, os.urandom(5000) + b"\n")
     os.write(line.fd, wire.encode_frame(wire.Frame(1, session, "D", 1, "[]")))
     time.sleep(0.3)
-    assert "broke the protocol" in screen.getvalue()
+    assert "broke the protocol" in " ".join(shown)
     assert line.welcome().instance != "one"
     line.ask(1, "inspect")
     assert line.wait("result")["id"] == 1

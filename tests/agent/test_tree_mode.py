@@ -467,7 +467,9 @@ def test_a_boot_partition_without_inodes_is_refused(
         (mounted.boot_folder / "spool").mkdir()
         for number in range(os.statvfs(mounted.boot_folder).f_favail - 2):
             (mounted.boot_folder / f"spool/{number}").touch()
+        before = snapshot(mounted.boot_folder)
         assert_refused(run_tree(mounted, payload), "has 2 inodes free, the graft needs")
+        assert snapshot(mounted.boot_folder) == before
 
 
 @needs_root

@@ -196,10 +196,26 @@ def test_a_message_over_the_limit_is_refused_on_both_sides() -> None:
     agent, controller = opened()
     with pytest.raises(wire.ProtocolError, match="over the"):
         agent.send({"text": "x" * wire.MAX_MESSAGE})
-    pieces = (wire.Frame(1, agent.session, "P", seq, "x" * 900) for seq in range(1, 9000))
-    stream = b"".join(wire.encode_frame(piece) for piece in pieces)
-    with pytest.raises(wire.PeerError, match="message of over"):
-        controller.receive(stream, 0.0)
+    with pytest.raises(wire.PeerError, match="message of over 4194304 bytes"):
+        controller.receive(endless(agent.session, 9000), 0.0)
+
+
+def test_a_message_to_the_agent_is_short() -> None:
+    agent, controller = opened()
+    with pytest.raises(wire.ProtocolError, match="over the 65536 allowed"):
+        controller.send({"text": "x" * wire.MAX_REQUEST})
+    with pytest.raises(wire.PeerError, match="message of over 65536 bytes"):
+        agent.receive(endless(agent.session, 80), 0.0)
+    agent, controller = opened()
+    body: dict[str, wire.JSON] = {"text": "x" * (wire.MAX_REQUEST - 100)}
+    controller.send(body)
+    assert exchange(agent, controller) == [wire.Message(body)]
+
+
+def endless(session: str, count: int) -> bytes:
+    """The lines of a message that has no end."""
+    pieces = (wire.Frame(1, session, "P", seq, "x" * 900) for seq in range(1, count))
+    return b"".join(wire.encode_frame(piece) for piece in pieces)
 
 
 def test_a_message_of_nearly_the_limit_arrives() -> None:
@@ -220,6 +236,19 @@ def test_a_message_of_nearly_the_limit_arrives() -> None:
 
 @pytest.mark.parametrize("text", ["[]", "nonsense", "[" * 900, "1e999", "NaN", ""])
 def test_a_message_that_is_no_object_ends_the_session(text: str) -> None:
+    refuse(text)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "[1e999]"])
+def test_a_number_that_is_not_finite_ends_the_session(number: str) -> None:
+    refuse(f'{{"id":{number}}}')
+
+
+def test_a_finite_number_is_taken() -> None:
+    assert wire.decode_json('{"id":-1.5e3}') == {"id": -1500.0}
+
+
+def refuse(text: str) -> None:
     agent, controller = opened()
     with pytest.raises(wire.PeerError):
         controller.receive(wire.encode_frame(wire.Frame(1, agent.session, "D", 1, text)), 0.0)

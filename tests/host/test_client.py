@@ -201,6 +201,22 @@ def test_an_agent_that_dies_of_a_request_is_asked_a_bounded_number_of_times() ->
         assert len(agent.requests) == client_module.MAX_RESTARTS + 1
 
 
+def test_a_request_that_must_not_be_repeated_is_asked_once() -> None:
+    with conversation(restart_times(1)) as (client, agent, _, _):
+        client.await_hello(10)
+        with pytest.raises(AgentError, match="started anew while it worked on rollback"):
+            client.request("rollback", {}, 20, max_restarts=0)
+    assert [body["request"] for body in agent.requests] == ["rollback"]
+
+
+def test_options_too_long_for_the_agent_are_refused_in_words() -> None:
+    with conversation(answer) as (client, agent, _, _):
+        client.await_hello(10)
+        with pytest.raises(InvalidRequestError, match=r"cannot ask .* over the 65536 allowed"):
+            client.request("plan", {"shim_args": "x" * 70_000}, 10)
+        assert client.request("inspect", {}, 10)["asked"] == "inspect"
+
+
 def test_an_aborted_request_is_awaited_and_not_asked_again() -> None:
     def stop_when_told(agent: ScriptedAgent, request: Body) -> None:
         if request["request"] == "abort":

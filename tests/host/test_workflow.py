@@ -327,6 +327,35 @@ def test_a_refusal_by_an_agent_that_died_of_the_apply_is_no_clear_answer(
     assert "the plan is another one; whether the guest is changed is not known" in result.message
 
 
+def test_a_rollback_of_the_latest_run_is_not_asked_again_as_it_might_take_back_an_older_one(
+    bench: Bench,
+) -> None:
+    machine = bench.machine()
+    bench.graft(machine)
+    machine.guest = Guest(restarts_at="rollback")
+    result = run_rollback(bench.setup(machine), bench.media, {}, None)
+    assert (result.outcome, result.exit_status) == ("left", 3)
+    assert "`bootgraft rollback '/vms/my vm.toml' --run RUN`" in result.message
+    assert machine.disk["writes"] == 1
+
+
+def test_a_rollback_of_a_named_run_is_asked_again(bench: Bench) -> None:
+    machine = bench.machine()
+    run_id = bench.graft(machine).run_id
+    machine.guest = Guest(restarts_at="rollback")
+    result = run_rollback(bench.setup(machine), bench.media, {}, run_id)
+    assert (result.outcome, machine.disk["writes"]) == ("rolled-back", 2)
+
+
+def test_a_rollback_with_nothing_to_take_back_is_well(bench: Bench) -> None:
+    nothing: dict[str, JSON] = {"run_id": None, "changed": False, "changes": [], "verified": []}
+    answer = {"rollback": nothing | {"warnings": ["there is no graft to roll back"]}}
+    machine = bench.machine(Guest(answers=answer))
+    result = run_rollback(bench.setup(machine), bench.media, {}, None)
+    assert (result.outcome, result.exit_status) == ("rolled-back", 0)
+    assert "there is no graft to roll back" in result.warnings
+
+
 def test_an_interrupt_after_a_rollback_does_not_deny_it(bench: Bench) -> None:
     machine = bench.machine(Guest(at_request=at("power_off", interrupt)))
     with interruptible():

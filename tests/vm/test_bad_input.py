@@ -24,7 +24,7 @@ from vm.bench import Bench
 from vm.commands import run
 from vm.demo import VM_TOML
 from vm.ext3 import Ext3
-from vm.guest_disk import SECTOR, GuestDisk
+from vm.guest_disk import SECTOR, GuestDisk, copy_grub_files
 from vm.payload import SHIM, BadPayload, bad_files, build_payload, good_files
 
 pytestmark = pytest.mark.vm
@@ -288,6 +288,7 @@ def remove_kernel(boot: Path, root: Path) -> None:
 
 def add_a_second_boot_directory(boot: Path, root: Path) -> None:
     shutil.copytree(boot / "grub", root / "boot/grub", symlinks=True)
+    copy_grub_files(root / "boot/grub", "/boot/grub/grub.conf")
 
 
 PYGRUB_ONLY = BadGuest("/grub/stage2 is missing or not GRUB legacy's", edit_disk=leave_pygrub_alone)

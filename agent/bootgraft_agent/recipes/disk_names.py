@@ -13,6 +13,16 @@ from bootgraft_agent.guest import ATA_DRIVERS, IDE_DRIVERS, Kernel
 DiskDriver = Literal["hd", "sd"]
 
 _DISK = re.compile(rb"(?<![\w/-])/dev/(?P<kind>xvd|hd|sd)(?P<letter>[a-z])(?P<part>\d*)(?![\w-])")
+# These name a file system or a logical volume, whatever disk it is on.
+_LASTING = re.compile(
+    rb"(?:LABEL|UUID|PARTUUID|PARTLABEL|ID)=|/dev/disk/by-(?:uuid|label|partuuid)/|/dev/mapper/"
+    rb"|/dev/(?!disk/|cciss/|ida/|rd/|i2o/|ide/|scsi/|discs/)[^/]+/."
+)
+# No disk at all: memory, floppies, the network; and RAID, which finds its disks by itself.
+_NO_DISK = re.compile(
+    rb"(?:/dev/)?(?:md|ram|loop|fd|nfs|dvd|cdrom|sr|scd|pts|shm)[\w-]*\Z|none\Z|//"
+    rb"|(?:nfs|dhcp|iscsi|live|net)\b|[^/]+:/"
+)
 _OPTION = r"(?m)^{}=[ym]$"
 _BUILT_IN = r"(?m)^{}=y$"
 
@@ -91,20 +101,37 @@ class DiskNames:
         """Give every old disk name of a text its new one; LABEL=, UUID= and LVM names stay."""
         return _DISK.sub(self._renamed, text)
 
-    def unknown(self, text: bytes) -> list[str]:
-        """List the old names for which the machine has no disk."""
-        matches = _DISK.finditer(text)
-        return [match[0].decode() for match in matches if self._new_name(match) is None]
+    def problem(self, device: bytes) -> str | None:
+        """Say why a device keeps a name that may not fit the machine; None where it will fit."""
+        name = device.strip(b"\"'")
+        shown = name.decode("utf-8", "backslashreplace")
+        match = _DISK.search(name)
+        if match is not None:
+            known = self._new_name(match) is not None
+            return None if known else f"{shown}, for which the machine has no IDE disk"
+        if _LASTING.match(name) or _NO_DISK.match(name):
+            return None
+        return f"{shown}, which stays as it is; check that the new hypervisor's disk has that name"
+
+    def beyond_first(self, text: bytes) -> list[str]:
+        """Describe the names of disks after the first one that get a new name."""
+        pairs = ((match[0], self._renamed(match)) for match in _DISK.finditer(text))
+        return [
+            f"{old.decode()} becomes {new.decode()}"
+            for old, new in pairs
+            if old != new and not new.startswith(b"/dev/" + (self.of_disk(0) or "").encode())
+        ]
 
     def _renamed(self, match: re.Match[bytes]) -> bytes:
         name = self._new_name(match)
         return match[0] if name is None else b"/dev/" + name.encode() + match["part"]
 
     def _new_name(self, match: re.Match[bytes]) -> str | None:
-        """Name the n-th disk; a name that such a kernel gives stays as it is."""
-        if match["kind"].decode() == self.driver:
-            return self.driver + match["letter"].decode()
-        return self.of_disk(match["letter"][0] - ord("a"))
+        """Name the disk that has an IDE name of the machine, or else the n-th one."""
+        letter = match["letter"].decode()
+        if match["kind"] == b"hd" and f"hd{letter}" in self.hd_names:
+            return self.of_disk(self.hd_names.index(f"hd{letter}"))
+        return self.of_disk(ord(letter) - ord("a"))
 
     def of_disk(self, number: int) -> str | None:
         """Name the machine's IDE disk of that number; None where there is none."""

@@ -6,13 +6,14 @@ chapter on the recipe for each step's reason.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from bootgraft_agent import device_map, grub
 from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.files import TEMPORARY
 from bootgraft_agent.guest import (
     FILE_COMMANDS,
+    MAX_TEXT,
     Guest,
     Kernel,
     PayloadFile,
@@ -31,8 +32,18 @@ from bootgraft_agent.plan import (
     Target,
     Where,
     WriteFile,
+    readable,
 )
 from bootgraft_agent.recipes.disk_names import DiskDriver, DiskNames, find_evidence
+from bootgraft_agent.recipes.guest_texts import (
+    argument_devices,
+    fstab_devices,
+    translate_arguments,
+    translate_fstab,
+    translate_inittab,
+    translate_securetty,
+)
+from bootgraft_agent.recipes.shims import choose_shim, is_shim
 
 NAME = "hyperv-shim"
 MARKER = b"bootgraft hyperv-shim"
@@ -41,10 +52,8 @@ MAX_TITLE = 60  # bytes; GRUB's menu is 74 columns wide
 TIMEOUT = 15  # seconds: long enough to choose the old entry by hand
 SPARE = 1024 * 1024  # bytes left over for directories, the manifest and the file system itself
 
-_XEN_CONSOLE = re.compile(rb"(?<!\S)console=(?:xvc|hvc)\d+(?:,\S*)?(?!\S)")
-_XEN_TTY = re.compile(rb"(?<![\w-])(?:xvc|hvc)0(?![\w-])")
+_NODE = re.compile(rb"/dev/(?P<driver>hd|sd)[a-z]")
 _IGNORED_VERSION = re.compile(r"kdump|rescue|debug")
-_BITNESS = {64: re.compile(r"64"), 32: re.compile(r"32|i[3-6]86|pae", re.IGNORECASE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +71,10 @@ def plan(guest: Guest, options: Options) -> Plan:
     warnings = list(guest.warnings)
     menu = grub.parse_menu(guest.boot.menu.content)
     choice = choose_kernel(guest, menu, options, warnings)
-    shim = choose_shim(guest, choice.kernel, options)
+    options = _with_earlier(guest, menu, choice, options)
+    shim = choose_shim(guest, choice.kernel, options.shim)
     names = DiskNames(_choose_driver(guest, choice, options, warnings), guest.hd_names)
-    warnings.extend(_menu_warnings(guest, menu))
+    warnings.extend((*_menu_warnings(guest, menu), *_device_warnings(guest, choice, names)))
     copies = _copy_steps(guest)
     root_steps = list(_root_steps(guest, names, warnings))
     menu_after = _grafted_menu(guest, choice, shim, names, options)
@@ -125,7 +135,7 @@ def _entry_choice(guest: Guest, entry: grub.Entry | None) -> Choice | None:
     whose initrd is not there.
     """
     kernels = {kernel.path: kernel for kernel in guest.kernels if kernel.is_xen}
-    commands = [each for each in entry.commands if each.name in FILE_COMMANDS] if entry else []
+    commands = _loading_commands(entry)
     for position, command in enumerate(commands):
         path = guest.boot.files[_path(command)]
         if entry is not None and path is not None and path in kernels:
@@ -136,6 +146,13 @@ def _entry_choice(guest: Guest, entry: grub.Entry | None) -> Choice | None:
                 title=entry.title.removeprefix(TITLE),
             )
     return None
+
+
+def _loading_commands(entry: grub.Entry | None) -> list[grub.Command]:
+    """List the commands that name files, from the last `kernel` on: GRUB forgets the earlier."""
+    commands = [each for each in entry.commands if each.name in FILE_COMMANDS] if entry else []
+    kernels = [number for number, each in enumerate(commands) if each.name == b"kernel"]
+    return commands[kernels[-1] :] if kernels else commands
 
 
 def _path(command: grub.Command) -> str:
@@ -239,57 +256,48 @@ def _without_entry(
     guest: Guest, kernel: Kernel, default: grub.Entry | None, warnings: list[str]
 ) -> Choice:
     """Graft a kernel that no entry boots: with its own initrd and the default entry's arguments."""
-    commands = default.commands if default else ()
-    arguments = (_arguments(each.argument) for each in commands if each.name in FILE_COMMANDS)
+    arguments = (_arguments(each.argument) for each in _loading_commands(default))
     chosen = next((each for each in arguments if b"root=" in each), b"")
-    shown = chosen.decode("utf-8", "backslashreplace")
     warnings.append(
-        f"no entry of the menu boots /{kernel.path}; it gets the default entry's arguments: {shown}"
+        f"no entry of the menu boots /{kernel.path}; it gets the default entry's arguments:"
+        f" {readable(chosen)}"
     )
     return Choice(kernel, _own_initrd(guest, kernel), chosen, kernel.path.encode())
 
 
-# The shim
+# What an earlier graft chose
 
 
-def choose_shim(guest: Guest, kernel: Kernel, options: Options) -> PayloadFile:
-    """Choose the multiboot file of the payload that the new entry loads."""
-    files = guest.require_payload().files
-    shims = [
-        each for each in files if each.image.format == "multiboot" and each.image.problem is None
-    ]
-    listed = ", ".join(f"{each.name} ({_shim_word(each)})" for each in files)
-    if options.shim is not None:
-        named = [each for each in shims if options.shim in {each.name, each.source}]
-        if len(named) != 1:
-            raise RefusedError(f"the payload has no shim named {options.shim}; found: {listed}")
-        return named[0]
-    if not shims:
-        raise RefusedError(
-            f"no file of the payload's shim directory is a complete multiboot program: {listed};"
-            " is this the Linux Integration Components ISO, and is it complete?"
-        )
-    fitting = [each for each in shims if _said_bits(each.name) in ({kernel.image.bits}, set())]
-    if len(fitting) > 1:
-        fitting = [each for each in fitting if _said_bits(each.name)]
-    if len(fitting) == 1:
-        return fitting[0]
-    raise AmbiguousError(
-        f"the kernel /{kernel.path} is a {kernel.image.bits}-bit one, and not exactly one shim says"
-        f" in its name that it fits; name one with --shim; found: {listed}"
+def _with_earlier(guest: Guest, menu: grub.Menu, choice: Choice, options: Options) -> Options:
+    """Fill the options that the user left open from our own entry, where it boots that kernel."""
+    ours = grub.find_marked_entry(menu.data, MARKER)
+    earlier = _entry_choice(guest, ours)
+    loaders = [each for each in _loading_commands(ours) if each.name == b"kernel"]
+    if earlier is None or earlier.kernel != choice.kernel or not loaders:
+        return options
+    earlier_options = Options(
+        shim=_earlier_shim(guest, loaders[0]),
+        shim_args=_arguments(loaders[0].argument).decode("utf-8", "surrogateescape"),
+        guest_disk=_earlier_disk(guest, earlier),
     )
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    return replace(earlier_options, **given)
 
 
-def _shim_word(file: PayloadFile) -> str:
-    if file.image.problem is not None:
-        return file.image.problem
-    return "multiboot" if file.image.format == "multiboot" else "not a multiboot program"
+def _earlier_shim(guest: Guest, loader: grub.Command) -> str | None:
+    name = _path(loader).removeprefix(guest.boot.prefix)
+    shims = [each.name for each in guest.require_payload().files if is_shim(each)]
+    return name if name in shims else None
 
 
-def _said_bits(name: str) -> set[int | None]:
-    """Give the bitness that a name says; 64 where it says both, as in x86_64-pae32."""
-    said: set[int | None] = {bits for bits, pattern in _BITNESS.items() if pattern.search(name)}
-    return {64} if 64 in said else said
+def _earlier_disk(guest: Guest, earlier: Choice) -> str | None:
+    """Give the driver that the entry's root= stands for, or else the device map."""
+    node = _NODE.search(b" ".join(argument_devices(earlier.arguments)))
+    if node is None and guest.boot.device_map is not None:
+        lines = device_map.parse_device_map(guest.boot.device_map.content).lines
+        drive = f"hd{guest.bios.drive}".encode()
+        node = _NODE.match(b"".join(line.device for line in lines if line.drive == drive))
+    return f"{node['driver'].decode()}a" if node else None
 
 
 # The disks' names
@@ -359,7 +367,12 @@ def _device_map_step(guest: Guest, names: DiskNames, warnings: list[str]) -> Ite
 def _edit(
     where: Where, volume: str, text: TextFile, after: bytes, reason: str
 ) -> Iterator[WriteFile]:
-    """Give the step that edits a text, or none where nothing changes."""
+    """Give the step that edits a text, or none where nothing changes.
+
+    Raises RefusedError where the text would be too long to be read back.
+    """
+    if len(after) > MAX_TEXT:
+        raise RefusedError(f"{volume}: /{text.path} would grow beyond {MAX_TEXT} bytes; shorten it")
     if after != text.content:
         yield WriteFile(Target(where, volume, text.path), text.content, after, reason)
 
@@ -377,42 +390,6 @@ def _root_steps(guest: Guest, names: DiskNames, warnings: list[str]) -> Iterator
     for name, text in root.texts.items():
         edit, reason = edits[name]
         yield from _edit("root", root.volume, text, edit(text.content), reason)
-    fstab = root.texts.get("etc/fstab")
-    warnings.extend(
-        f"{root.volume}:/etc/fstab names {device}, for which the machine has no IDE disk"
-        for device in (names.unknown(fstab.content) if fstab else ())
-    )
-
-
-def translate_fstab(content: bytes, names: DiskNames) -> bytes:
-    """Give the devices of an fstab, its first fields, their new names."""
-
-    def line(match: re.Match[bytes]) -> bytes:
-        return match[1] + names.translate(match[2])
-
-    return re.sub(rb"(?m)^([ \t]*)([^#\s]\S*)", line, content)
-
-
-def translate_inittab(content: bytes) -> bytes:
-    """Let the login of Xen's console appear on the screen; where tty1 has one, switch it off."""
-    lines = content.splitlines(keepends=True)
-    active = [line for line in lines if not line.lstrip().startswith(b"#")]
-    has_screen = any(re.search(rb"(?<!\w)tty1(?!\w)", line) for line in active)
-    edited = []
-    for line in lines:
-        if line in active and _XEN_TTY.search(line):
-            edited.append(b"#" + line if has_screen else _XEN_TTY.sub(b"tty1", line))
-            has_screen = True
-        else:
-            edited.append(line)
-    return b"".join(edited)
-
-
-def translate_securetty(content: bytes) -> bytes:
-    """Let root log in on tty1 where only Xen's console was listed."""
-    if re.search(rb"(?m)^tty1\s*$", content):
-        return content
-    return _XEN_TTY.sub(b"tty1", content, count=1)
 
 
 def _grafted_menu(
@@ -438,8 +415,8 @@ def _grafted_menu(
 def _entry_body(
     guest: Guest, choice: Choice, shim: PayloadFile, names: DiskNames, options: Options
 ) -> list[bytes]:
-    arguments = _XEN_CONSOLE.sub(b"console=tty0", names.translate(choice.arguments))
-    shim_arguments = (options.shim_args or "").encode()
+    arguments = translate_arguments(choice.arguments, names)
+    shim_arguments = (options.shim_args or "").strip().encode("utf-8", "surrogateescape")
     return [
         b"root " + device_text(guest.bios).encode(),
         _file_line(b"kernel", guest.boot.prefix + shim.name, shim_arguments),
@@ -510,18 +487,17 @@ def _menu_warnings(guest: Guest, menu: grub.Menu) -> Iterator[str]:
     boot = guest.boot
     for path in boot.other_menus:
         yield (
-            f"{boot.volume}: /{path} differs from /{boot.menu.path}; GRUB reads the latter, so"
-            " only that is edited"
+            f"{boot.volume}: /{path} is another file than /{boot.menu.path}; GRUB reads the latter,"
+            " so only that is edited"
         )
     payload = guest.require_payload()
     for name in payload.skipped:
         yield f"{payload.name}: {name} in the shim directory is no regular file; left out"
     default = menu.boot_entry(boot.saved_default)
-    for command in default.commands if default else ():
-        device = grub.parse_device(command.argument) if command.name == b"root" else None
-        if device is not None and device != guest.bios:
+    for text, device in _named_devices(default):
+        if device != guest.bios:
             yield (
-                f"the default entry says root {device_text(device)}, but its files lie on"
+                f"the default entry says {text}, but its files lie on"
                 f" {device_text(guest.bios)}; the new entry says the latter"
             )
     if boot.missing_splash is not None:
@@ -529,3 +505,36 @@ def _menu_warnings(guest: Guest, menu: grub.Menu) -> Iterator[str]:
             f"{boot.volume}: the menu's splashimage /{boot.missing_splash} is not there; some"
             " builds of GRUB then wait for a key at every boot"
         )
+
+
+def _named_devices(entry: grub.Entry | None) -> Iterator[tuple[str, grub.Device]]:
+    """Give the disks and partitions that an entry's root and file commands name."""
+    for command in entry.commands if entry else ():
+        if command.name in {b"root", b"rootnoverify"}:
+            device = grub.parse_device(command.argument)
+        elif command.name in FILE_COMMANDS:
+            prefix, _ = grub.split_path(file_argument(command.argument))
+            device = grub.parse_device(prefix or b"")
+        else:
+            continue
+        if device is not None:
+            yield f"{command.name.decode()} {device_text(device)}", device
+
+
+def _device_warnings(guest: Guest, choice: Choice, names: DiskNames) -> Iterator[str]:
+    """Name every disk in the kernel's arguments and fstab that is not surely the right one."""
+    arguments = f"the arguments of /{choice.kernel.path}"
+    if not re.search(rb"(?<!\S)\"?root=", choice.arguments):
+        yield f"{arguments} have no root=, so the kernel may not find its root file system"
+    devices = [(arguments, "name", each) for each in argument_devices(choice.arguments)]
+    fstab = guest.root.texts.get("etc/fstab") if guest.root else None
+    if guest.root is not None and fstab is not None:
+        where = f"{guest.root.volume}:/etc/fstab"
+        devices += [(where, "names", each) for each in fstab_devices(fstab.content)]
+    for where, verb, device in devices:
+        problem = names.problem(device)
+        if problem is not None:
+            yield f"{where} {verb} {problem}"
+        if guest.hd_names_assumed:
+            for renamed in names.beyond_first(device):
+                yield f"{where}: {renamed}, if the machine has its disks in that order"
