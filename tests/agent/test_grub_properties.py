@@ -1,5 +1,6 @@
 """What holds for every menu.lst and device.map, whatever bytes they are."""
 
+import time
 from collections.abc import Callable, Iterator
 
 from hypothesis import assume, given
@@ -244,3 +245,11 @@ def test_a_device_is_set_and_the_other_lines_stay(data: bytes, drive: bytes) -> 
             assert edited == data[: line.start] + b"/dev/sda" + data[line.end :]
             return
     assert edited.startswith(data)
+
+
+def test_a_long_menu_full_of_marks_is_read_in_time() -> None:
+    region = b"# " + MARKER + b": begin\n# " + MARKER + b": end\n"
+    menu = b"title a\n boot\n" * 5000 + region * 2000
+    start = time.monotonic()
+    assert grub.find_marked_entry(menu, MARKER) is None
+    assert time.monotonic() - start < 5

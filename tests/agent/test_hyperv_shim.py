@@ -1,5 +1,7 @@
 """The recipe: facts in, a plan out; each test is one guest and what is to be done to it."""
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -9,6 +11,7 @@ from bootgraft_agent import grub
 from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.files import Room
 from bootgraft_agent.guest import (
+    MAX_TEXT,
     Boot,
     Guest,
     Kernel,
@@ -443,3 +446,231 @@ def test_a_payload_of_several_files_is_copied_whole() -> None:
     plan = make(guest(shims=(shim("shim64"), shim("readme", replace(SHIM, format="unknown")))))
     copies = [step.target.path for step in plan.steps if isinstance(step, CopyFile)]
     assert copies == ["shim64", "readme"]
+
+
+def with_menu_change(facts: Guest, before: bytes, after: bytes) -> Guest:
+    menu = facts.boot.menu.content.replace(before, after)
+    assert menu != facts.boot.menu.content
+    boot = replace(facts.boot, menu=TextFile("grub/grub.conf", menu))
+    return replace(facts, boot=replace(boot, files=named_files(menu, facts.kernels)))
+
+
+@pytest.mark.parametrize("root", [b"/dev/xvda2", b"LABEL=/"])
+def test_a_second_plan_without_the_first_ones_options_keeps_what_they_chose(root: bytes) -> None:
+    facts = with_menu_change(guest(shims=(shim("one"), shim("two"))), b"/dev/xvda2", root)
+    first = make(facts, shim="two", shim_args="noreboot", guest_disk="sda")
+    after = grafted(facts, first)
+    assert make(after).steps == ()
+    cleared = new_entry(make(after, shim_args=""), after)
+    assert cleared[1] == b"kernel /two"
+    assert new_entry(make(after, shim="one"), after)[1] == b"kernel /one noreboot"
+    if root == b"/dev/xvda2":
+        assert b"root=/dev/hda2" in new_entry(make(after, guest_disk="hda"), after)[2]
+
+
+def test_another_kernel_does_not_get_the_first_ones_shim() -> None:
+    old = kernel("2.6.18-9.el5xen", replace(XEN, bits=32))
+    facts = guest(kernels=(kernel("2.6.18-8.el5xen"), old), shims=(shim("shim32"), shim("shim64")))
+    after = grafted(facts, make(facts))
+    assert new_entry(make(after, kernel=old.path), after)[1] == b"kernel /shim32"
+
+
+def with_root_text(facts: Guest, name: str, content: bytes) -> Guest:
+    assert facts.root is not None
+    texts = dict(facts.root.texts) | {name: TextFile(name, content)}
+    return replace(facts, root=replace(facts.root, texts=texts))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("securetty", b"# hvc0 is Xen's\nhvc0\n", b"# hvc0 is Xen's\ntty1\n"),
+        ("securetty", b"#tty1\nxvc0\r\nhvc0\n", b"#tty1\ntty1\r\nhvc0\n"),
+        ("securetty", b"#xvc0\ntty1\nxvc0\n", b"#xvc0\ntty1\nxvc0\n"),
+        (
+            "inittab",
+            b"1:2345:respawn:/sbin/mingetty tty1\nco:2345:respawn:/sbin/agetty xvc0 9600\n",
+            b"1:2345:respawn:/sbin/mingetty tty1\n#co:2345:respawn:/sbin/agetty xvc0 9600\n",
+        ),
+        (
+            "inittab",
+            b"1:off:respawn:/sbin/mingetty tty1\nco:2345:respawn:/sbin/agetty xvc0 9600\n",
+            b"1:off:respawn:/sbin/mingetty tty1\nco:2345:respawn:/sbin/agetty tty1 9600\n",
+        ),
+        (
+            "inittab",
+            b"1:2345:off:/sbin/mingetty tty1\nl1:2:once:/bin/log tty1\nh0:3:respawn:getty hvc0\n",
+            b"1:2345:off:/sbin/mingetty tty1\nl1:2:once:/bin/log tty1\nh0:3:respawn:getty tty1\n",
+        ),
+        (
+            "inittab",
+            b"# xvc0: Xen's\nh0:off:off:getty xvc0\n",
+            b"# xvc0: Xen's\nh0:off:off:getty xvc0\n",
+        ),
+        (
+            "fstab",
+            b"  /dev/xvda2 / ext3\r\n/dev/hda /media iso9660 ro\n#/dev/xvda1 /boot ext3\n/dev/xvda3",
+            b"  /dev/sda2 / ext3\r\n/dev/hda /media iso9660 ro\n#/dev/xvda1 /boot ext3\n/dev/sda3",
+        ),
+    ],
+)
+def test_texts_of_the_root_file_system_are_edited_once(
+    name: str, before: bytes, after: bytes
+) -> None:
+    path = f"etc/{name}"
+    assert (
+        texts(make(with_root_text(guest(), path, before), guest_disk="sda")).get(
+            f"hda2:/{path}", before
+        )
+        == after
+    )
+    again = make(with_root_text(guest(), path, after), guest_disk="sda")
+    assert f"hda2:/{path}" not in texts(again)
+
+
+def test_a_long_inittab_is_edited_in_time() -> None:
+    content = b"".join(b"%05d\n" % number for number in range(20_000))
+    start = time.monotonic()
+    make(with_root_text(guest(), "etc/inittab", content))
+    assert time.monotonic() - start < 5
+
+
+def test_a_text_that_could_not_be_read_back_is_refused() -> None:
+    menu = MENU + b"#" * (MAX_TEXT - len(MENU) - 10) + b"\n"
+    with pytest.raises(RefusedError, match="would grow beyond"):
+        make(guest(menu))
+
+
+@pytest.mark.parametrize("console", [b"xvc0", b"hvc0,9600", b"xvc0n8", b'"xvc0"', b"hvc0,115200n8"])
+def test_every_form_of_xens_console_becomes_the_screen(console: bytes) -> None:
+    facts = with_menu_change(guest(), b"console=xvc0", b"console=" + console)
+    assert b" console=tty0 resume=" in new_entry(make(facts), facts)[2]
+
+
+DEVICE_WARNING = "stays as it is|no IDE disk"
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        b"/dev/disk/by-id/scsi-SATA-part2",
+        b"/dev/disk/by-path/xen-vbd-51712-part2",
+        b"/dev/xvdaa1",
+        b"/dev/xvdb1",
+        b"/dev/hdc1",
+        b"/dev/sdb1",
+        b"/dev/cciss/c0d0p1",
+        b"xvda2",
+        b"ca02",
+    ],
+)
+def test_a_disk_that_is_not_surely_the_right_one_is_named(device: bytes) -> None:
+    facts = with_menu_change(guest(), b"root=/dev/xvda2", b"root=" + device)
+    named = [each for each in make(facts).warnings if re.search(DEVICE_WARNING, each)]
+    assert len(named) == 1
+    assert device.decode() in named[0]
+    facts = with_root_text(guest(), "etc/fstab", device + b" / ext3 defaults\n")
+    named = [each for each in make(facts).warnings if re.search(DEVICE_WARNING, each)]
+    assert len(named) == device.startswith(b"/dev/")
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        b"/dev/xvda2",
+        b"/dev/hda2",
+        b"LABEL=/",
+        b"UUID=1-2",
+        b"/dev/disk/by-uuid/1-2",
+        b"/dev/disk/by-label/root",
+        b"/dev/mapper/vg-root",
+        b"/dev/VolGroup00/LogVol00",
+        b"/dev/md0",
+        b"/dev/fd0",
+        b"/dev/cdrom",
+        b"proc",
+        b"none",
+        b"nfs.example:/root",
+        b"//server/share",
+    ],
+)
+def test_other_devices_need_no_word(device: bytes) -> None:
+    facts = with_root_text(guest(), "etc/fstab", device + b" / ext3 defaults\n")
+    assert not [each for each in make(facts).warnings if re.search(DEVICE_WARNING, each)]
+
+
+@pytest.mark.parametrize(
+    ("hd_names", "disk", "old", "new"),
+    [
+        (("hdc",), "hda", b"/dev/hda2", b"/dev/hdc2"),
+        (("hdc",), "hda", b"/dev/hdc2", b"/dev/hdc2"),
+        (("hda", "hdc"), "hda", b"/dev/xvdb1", b"/dev/hdc1"),
+        (("hda", "hdc"), "sda", b"/dev/hdc1", b"/dev/sdb1"),
+        (("hda", "hdc"), "sda", b"/dev/hdb1", b"/dev/sdb1"),
+        (("hda",), "hda", b"/dev/sda3", b"/dev/hda3"),
+    ],
+)
+def test_a_disk_is_known_by_its_ide_name_or_its_number(
+    hd_names: tuple[str, ...], disk: str, old: bytes, new: bytes
+) -> None:
+    facts = replace(
+        with_menu_change(guest(), b"root=/dev/xvda2", b"root=" + old), hd_names=hd_names
+    )
+    plan = make(facts, guest_disk=disk)
+    assert b"root=" + new + b" " in new_entry(plan, facts)[2]
+    assert not [each for each in plan.warnings if re.search(f"arguments.*({DEVICE_WARNING})", each)]
+
+
+def test_where_the_disks_are_assumed_every_further_one_is_named() -> None:
+    names = ("hda", "hdb", "hdc", "hdd")
+    facts = replace(
+        with_menu_change(guest(), b"resume=/dev/xvda3", b"resume=/dev/xvdc3"), hd_names=names
+    )
+    warning = "/dev/xvdc3 becomes /dev/hdc3, if the machine has its disks in that order"
+    assert not any(warning in each for each in make(facts).warnings)
+    named = make(replace(facts, hd_names_assumed=True)).warnings
+    assert [each for each in named if "becomes" in each] == [
+        f"the arguments of /vmlinuz-2.6.18-8.el5xen: {warning}"
+    ]
+
+
+def test_grub_loads_the_last_kernel_of_an_entry() -> None:
+    menu = MENU.replace(
+        b"\tkernel /vmlinuz-2.6.18-8.el5xen",
+        b"\tkernel /vmlinuz-2.6.18-9.el5xen root=/dev/OLD\n\tkernel /vmlinuz-2.6.18-8.el5xen",
+    )
+    facts = guest(menu, kernels=(kernel("2.6.18-8.el5xen"), kernel("2.6.18-9.el5xen")))
+    assert new_entry(make(facts), facts)[2].startswith(b"module /vmlinuz-2.6.18-8.el5xen ro root=")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        (b"root (hd0,0)", b"rootnoverify (hd0,3)", "says rootnoverify (hd0,3)"),
+        (b"kernel /vm", b"kernel --type=linux (hd1,2)/vm", "says kernel (hd1,2)"),
+        (b"initrd /", b"initrd (hd1,2)/", "says initrd (hd1,2)"),
+    ],
+)
+def test_any_other_device_of_the_default_entry_is_named(
+    before: bytes, after: bytes, named: str
+) -> None:
+    facts = with_menu_change(guest(), before, after)
+    assert any(named in each for each in make(facts).warnings)
+
+
+def test_a_kernel_without_root_is_named() -> None:
+    facts = with_menu_change(guest(), b"root=/dev/xvda2", b"rw")
+    assert any("have no root=" in each for each in make(facts).warnings)
+
+
+def test_a_menu_that_grub_does_not_read_is_named() -> None:
+    facts = guest()
+    facts = replace(facts, boot=replace(facts.boot, other_menus=("grub/menu.lst",)))
+    assert any("/grub/menu.lst is another file" in each for each in make(facts).warnings)
+
+
+def test_a_warning_that_quotes_arguments_masks_their_secrets() -> None:
+    menu = MENU.replace(b"/vmlinuz-2.6.18-8.el5xen ro", b"/gone ro password=hunter2")
+    warnings = " ".join(make(guest(menu)).warnings)
+    assert "gets the default entry's arguments" in warnings
+    assert "hunter2" not in warnings

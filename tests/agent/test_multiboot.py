@@ -3,14 +3,15 @@
 import gzip
 import lzma
 import struct
+import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootgraft_agent.multiboot import UNPACK_LIMIT, Image, recognise
+from bootgraft_agent.multiboot import UNPACK_LIMIT, Image, recognise, recognise_chunks
 from vm import debian_guest
 
 OLD_GUEST = b"GUEST_OS=linux,GUEST_VER=2.6,XEN_VER=xen-3.0,VIRT_BASE=0xc0000000,LOADER=generic\0"
@@ -271,8 +272,33 @@ def test_a_bomb_is_unpacked_up_to_the_limit() -> None:
     bomb = b"".join(packer.compress(block) for _ in range((UNPACK_LIMIT >> 20) + 8))
     bomb += packer.flush()
     image = recognise(bomb)
-    assert image.problem == "it unpacks to more than 128 MiB"
+    assert image.problem == "it unpacks to 80 MiB or more"
     assert recognise(bzimage(bomb)).format == "bzimage"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda filler: gzip.compress(XEN_64 + filler, 1),
+        lambda filler: bzimage(lzma.compress(XEN_64 + filler, preset=0) + bytes(50 << 20)),
+        lambda filler: bzimage(gzip.compress(XEN_64 + filler, 1) + bytes(50 << 20)),
+    ],
+)
+def test_a_hostile_image_takes_bounded_memory(make: Callable[[bytes], bytes]) -> None:
+    chunks = iter([make(bytes(130 << 20))])
+    tracemalloc.start()
+    try:
+        recognise_chunks(_cut(chunks))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 150 << 20
+
+
+def _cut(whole: Iterator[bytes]) -> Iterator[bytes]:
+    for data in whole:
+        for start in range(0, len(data), 1 << 18):
+            yield data[start : start + (1 << 18)]
 
 
 def mutations(data: bytes) -> st.SearchStrategy[bytes]:

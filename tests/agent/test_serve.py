@@ -1,5 +1,6 @@
 """Serving a controller over a real terminal: requests, replies, restarts, silence, nobody there."""
 
+import logging
 import os
 import select
 import termios
@@ -401,13 +402,49 @@ def test_a_screen_that_a_person_has_stopped_stops_nothing(actions: SlowActions) 
             assert line.answer(1, "apply", **APPLY) == {"result": {"run_id": "run-1"}}
         termios.tcflow(slave, termios.TCOON)
         screen.show("\x1b[2Jafterwards, password=hunter2")
-        heard = os.read(master, 65536)
+        heard = read_until(master, b"\r\n", after=b"afterwards")
     os.close(master)
     os.close(slave)
     assert heard.startswith(b"bootgraft: before\r\n")
-    assert b"afterwards" in heard
     assert b"\x1b" not in heard
     assert b"hunter2" not in heard
+
+
+def read_until(fd: int, end: bytes, after: bytes = b"") -> bytes:
+    """Read what is shown on a screen, up to an end that comes after something."""
+    heard = b""
+    while end not in heard[max(heard.find(after), 0) :] or after not in heard:
+        assert select.select([fd], [], [], 10)[0], f"only {heard!r}"
+        heard += os.read(fd, 65536)
+    return heard
+
+
+@pytest.fixture
+def restored_stderr() -> Iterator[None]:
+    stderr = os.dup(2)
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    root.handlers.clear()  # else they would be closed
+    yield
+    root.handlers[:] = handlers
+    os.dup2(stderr, 2)
+    os.close(stderr)
+
+
+@pytest.mark.usefixtures("restored_stderr")
+def test_a_stopped_screen_stops_no_log_and_no_traceback() -> None:
+    master, slave = os.openpty()
+    with closing(Screen(Path(os.ttyname(slave)))) as screen:
+        screen.take_over_stderr()
+        logging.getLogger("guest").warning("the argument password=hunter2 is odd")
+        heard = read_until(master, b"\r\n")
+        assert heard == b"bootgraft: the argument password=******** is odd\r\n"
+        termios.tcflow(slave, termios.TCOOFF)
+        logging.getLogger("guest").warning("while it is stopped")
+        with pytest.raises(BlockingIOError):
+            os.write(2, b"Traceback")
+    os.close(master)
+    os.close(slave)
 
 
 def test_noise_and_a_broken_protocol_do_not_end_the_service(line: Line, shown: list[str]) -> None:

@@ -274,7 +274,7 @@ def grub_folder_linked_to_the_outside(tree: SampleTree) -> None:
         (menu_linked_upwards, "it leads to nothing within this file system"),
         (fifo_menu, "/grub/grub.conf is a FIFO, not a regular file"),
         (directory_menu, "/grub/grub.conf is a directory, not a regular file"),
-        (huge_menu, "/grub/grub.conf is 10485760 bytes long; at most 1048576 are expected"),
+        (huge_menu, "/grub/grub.conf is 10485760 bytes long; at most"),
         (two_menus_without_stage2, "/grub/menu.lst and /grub/grub.conf are two different files"),
         (
             two_menus_of_which_stage2_names_neither,
@@ -501,7 +501,7 @@ def test_a_file_system_that_fails_for_good_leaves_changes_and_says_which(
         stdout, stderr = agent.communicate(timeout=TIMEOUT)
         assert agent.returncode == 3, stdout + stderr
         assert "and not everything could be taken back" in stderr
-        assert "run the rollback of" in stderr
+        assert "Repair the file system, then roll" in stderr
     assert snapshot(tree.root / "etc") == root
     # Mounted anew, as after a repair: the old menu is there, and the rollback does its work.
     with remounted(mounted, tmp_path):
@@ -577,10 +577,11 @@ def test_a_boot_partition_that_is_mounted_but_not_named_is_asked_for(
     """GRUB's paths on it are others than those below the root directory."""
     assert tree.boot is not None
     place = tree.root / "boot"
-    place.mkdir(exist_ok=True)
+    content = tree.boot.rename(tree.root.parent / "content-of-boot")
+    place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
     try:
-        subprocess.run(["cp", "-a", f"{tree.boot}/.", place], check=True)
+        subprocess.run(["cp", "-a", f"{content}/.", place], check=True)
         result = run_agent("tree", "--root", tree.root, "--payload", payload)
         assert result.returncode == 1
         assert "name the mounted boot partition with --boot" in result.stderr

@@ -210,7 +210,7 @@ def test_a_request_that_must_not_be_repeated_is_asked_once() -> None:
 
 
 def test_options_too_long_for_the_agent_are_refused_in_words() -> None:
-    with conversation(answer) as (client, agent, _, _):
+    with conversation(answer) as (client, _, _, _):
         client.await_hello(10)
         with pytest.raises(InvalidRequestError, match=r"cannot ask .* over the 65536 allowed"):
             client.request("plan", {"shim_args": "x" * 70_000}, 10)

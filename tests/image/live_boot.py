@@ -1,15 +1,10 @@
 """Boots the live ISO in QEMU, as it is or with the probe in the agent's place."""
 
-import asyncio
 import json
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from qemu.qmp import QMPClient
 
 from vm import cpio
 from vm.boots import Boot
@@ -26,35 +21,9 @@ POWER_OFF_TIMEOUT = 30.0  # seconds
 _AGENT_FOLDER = "usr/local/lib/python3.13/dist-packages/bootgraft_agent"
 
 
-class LiveBoot(Boot):
-    """A running QEMU with a DVD in the secondary master, and what the arguments add."""
-
-    def __init__(self, iso: Path, arguments: Sequence[str], memory_mib: int = MEMORY) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="bootgraft-live-")
-        self._runner = asyncio.Runner()
-        self._qmp = QMPClient("live")
-        self._errors = Path(self._folder.name, "qemu.err")
-        argv = _qemu_argv(iso, memory_mib, Path(self._folder.name))
-        with self._errors.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [*argv, *arguments], stdin=subprocess.DEVNULL, stderr=errors
-            )
-        try:
-            self._runner.run(self._connect())
-        except BaseException:
-            self.close()
-            raise
-
-
-def _qemu_argv(iso: Path, memory_mib: int, folder: Path) -> list[str]:
-    return [
-        *("setpriv", "--pdeathsig", "KILL", "--"),  # no orphan when the tests are killed
-        *("qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-m", str(memory_mib)),
-        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-S"),
-        *ide_dvd(iso, 2, "bootindex=1"),
-        *("-serial", f"file:{folder / 'com1'}"),
-        *("-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"),
-    ]
+def boot_live(iso: Path, arguments: Sequence[str], memory_mib: int = MEMORY) -> Boot:
+    """Start a machine with a DVD in the secondary master, and what the arguments add."""
+    return Boot([*ide_dvd(iso, 2, "bootindex=1"), *arguments], memory_mib)
 
 
 def ide_disk(image: Path, index: int) -> list[str]:
@@ -87,7 +56,7 @@ class ProbeReport:
 
 def run_probe(iso: Path, arguments: Sequence[str], *, timeout: float) -> ProbeReport:
     """Boot an ISO whose agent is the probe, and let it finish; `timeout` in seconds."""
-    with LiveBoot(iso, arguments) as boot:
+    with boot_live(iso, arguments) as boot:
         boot.wait_for_console(r'^@probe {"(done|error)": .*\n', timeout)
         report = _collect_report(boot.console_text())
         boot.wait_off(POWER_OFF_TIMEOUT)

@@ -11,14 +11,15 @@ import pytest
 from image.live_boot import (
     LIVE_ISO,
     PROBE,
-    LiveBoot,
     ProbeReport,
+    boot_live,
     ide_disk,
     ide_dvd,
     make_iso_with_agent,
     run_probe,
 )
 from image.probe import STA_UNSYNC
+from vm.boots import Boot
 from vm.commands import run
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
@@ -207,7 +208,7 @@ def test_a_disk_is_found_and_its_file_system_works(adapters_report: ProbeReport,
 
 
 def test_the_screen_shows_why_an_agent_ends(broken_iso: Path) -> None:
-    with LiveBoot(broken_iso, []) as boot:
+    with boot_live(broken_iso, []) as boot:
         boot.wait_for_screen("^ModuleNotFoundError: ", BOOT_TIMEOUT)
         boot.wait_for_screen(
             "^bootgraft: the agent has ended with status 1; starting it again", BOOT_TIMEOUT
@@ -216,9 +217,9 @@ def test_the_screen_shows_why_an_agent_ends(broken_iso: Path) -> None:
 
 
 @pytest.fixture
-def rescue_boot(live_iso: Path) -> Iterator[LiveBoot]:
+def rescue_boot(live_iso: Path) -> Iterator[Boot]:
     """The live system started without bootgraft.mode, by hand at the boot prompt."""
-    with LiveBoot(live_iso, ["-boot", "menu=on,splash-time=5000"]) as boot:
+    with boot_live(live_iso, ["-boot", "menu=on,splash-time=5000"]) as boot:
         boot.wait_for_screen("^Press ESC for boot menu", BOOT_TIMEOUT)
         boot.press("scroll_lock")
         boot.wait_for_screen("^boot:", BOOT_TIMEOUT)
@@ -226,7 +227,7 @@ def rescue_boot(live_iso: Path) -> Iterator[LiveBoot]:
         yield boot
 
 
-def test_without_bootgraft_mode_there_is_a_shell_and_no_agent(rescue_boot: LiveBoot) -> None:
+def test_without_bootgraft_mode_there_is_a_shell_and_no_agent(rescue_boot: Boot) -> None:
     rescue_boot.wait_for_screen("^bootgraft: rescue: the agent is not started", BOOT_TIMEOUT)
     rescue_boot.wait_for_screen("^/ #", BOOT_TIMEOUT)
     rescue_boot.press(*"ps", "ret")
@@ -236,19 +237,19 @@ def test_without_bootgraft_mode_there_is_a_shell_and_no_agent(rescue_boot: LiveB
 
 
 @pytest.fixture(scope="module")
-def agent_boot(live_iso: Path) -> Iterator[LiveBoot]:
+def agent_boot(live_iso: Path) -> Iterator[Boot]:
     """The live system as it is, once its agent has said something."""
-    with LiveBoot(live_iso, []) as boot:
+    with boot_live(live_iso, []) as boot:
         boot.wait_for_console(r"\n", BOOT_TIMEOUT)
         yield boot
 
 
-def test_the_agent_says_hello_as_the_first_thing_on_the_serial_port(agent_boot: LiveBoot) -> None:
+def test_the_agent_says_hello_as_the_first_thing_on_the_serial_port(agent_boot: Boot) -> None:
     first_line = agent_boot.console_text().splitlines()[0]
     assert re.fullmatch(r"@bg1 [0-9a-f]{8} H \d+ [0-9a-f]{8} \{.*\}", first_line)
 
 
-def test_the_screen_shows_each_stage_in_one_line(agent_boot: LiveBoot) -> None:
+def test_the_screen_shows_each_stage_in_one_line(agent_boot: Boot) -> None:
     assert re.search(
         r"^bootgraft: live system [0-9a-f]{16} starting\n"
         r"bootgraft: loading drivers\n"

@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -26,16 +26,13 @@ class BootTimeoutError(Exception):
 
 
 class Boot:
-    """A running QEMU of our own; leaving the context ends it.
+    """A running QEMU of our own, with what the arguments add; leaving the context ends it."""
 
-    The disk is left as it was: what the guest writes goes to a temporary overlay.
-    """
-
-    def __init__(self, disk: Path, disk_format: DiskFormat, memory_mib: int) -> None:
+    def __init__(self, arguments: Sequence[str], memory_mib: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bootgraft-boot-")
         self._runner = asyncio.Runner()
         self._qmp = QMPClient("boot")
-        argv = _qemu_argv(disk, disk_format, memory_mib, Path(self._folder.name))
+        argv = [*_machine_argv(memory_mib, Path(self._folder.name)), *arguments]
         self._errors = Path(self._folder.name, "qemu.err")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=errors)
@@ -143,17 +140,20 @@ class Boot:
 
 
 def boot_disk(disk: Path, *, disk_format: DiskFormat = "raw", memory_mib: int = 512) -> Boot:
-    """Start a machine with one IDE disk, primary master, and COM1."""
-    return Boot(disk, disk_format, memory_mib)
+    """Start a machine with one IDE disk, primary master, and COM1.
 
-
-def _qemu_argv(disk: Path, disk_format: DiskFormat, memory_mib: int, folder: Path) -> list[str]:
+    The disk is left as it was: what the guest writes goes to a temporary overlay.
+    """
     file = str(disk).replace(",", ",,")  # QEMU's way to write a comma in a value
+    drive = f"file={file},format={disk_format},if=ide,index=0,snapshot=on"
+    return Boot(["-drive", drive], memory_mib)
+
+
+def _machine_argv(memory_mib: int, folder: Path) -> list[str]:
     return [
         *("setpriv", "--pdeathsig", "KILL", "--"),  # no orphan when the tests are killed
         *("qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-m", str(memory_mib)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-S"),
-        *("-drive", f"file={file},format={disk_format},if=ide,index=0,snapshot=on"),
         *("-serial", f"file:{folder / 'com1'}"),
         *("-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"),
     ]
