@@ -59,6 +59,9 @@ class Machine(Protocol):
         Raises MachineError where one is at work. The claim goes with the process, however it ends.
         """
 
+    def has_com1(self) -> bool:
+        """Whether the guest has a serial port of its own, not only during a run."""
+
     def state(self) -> State:
         """Read whether the machine is off, running, or something else (paused, crashed)."""
 

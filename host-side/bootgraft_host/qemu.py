@@ -82,6 +82,10 @@ class QemuMachine:
                 ) from error
             yield
 
+    def has_com1(self) -> bool:
+        """Whether vm.toml has a [com1] table."""
+        return self._load().com1 is not None
+
     def state(self) -> State:
         """Read whether the machine is off, running, or something else (paused, stuck)."""
         if not self._qemu.is_running():

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
-from bootgraft_host.confirm import confirm
+from bootgraft_host.confirm import confirm, require_com1
 from bootgraft_host.job import Job, NotRestoredError, Setup, UnprovenError, describe
 from bootgraft_host.machine import Media
 from bootgraft_host.restore import how_to_restore, recover, safeguarded, settle_earlier_run
@@ -58,6 +58,7 @@ def run_graft(setup: Setup, order: GraftOrder) -> RunResult:
     """Graft the machine's guest and prove its boot."""
 
     def work(job: Job) -> None:
+        require_com1(job, order.expect)
         with _prepared(job, order.media):
             with live_system(job) as client:
                 plan = make_plan(job, client, order.options)
@@ -101,6 +102,7 @@ def run_confirm(
     """Boot a machine that is grafted already, to prove it."""
 
     def work(job: Job) -> None:
+        require_com1(job, expect)
         settle_earlier_run(job)
         if job.machine.state() != "off":
             raise RefusedError(f"{job.machine.name} is not off: its boot is proven from power-on")

@@ -449,8 +449,8 @@ def test_a_payload_of_several_files_is_copied_whole() -> None:
 
 
 def with_menu_change(facts: Guest, before: bytes, after: bytes) -> Guest:
+    assert before in facts.boot.menu.content
     menu = facts.boot.menu.content.replace(before, after)
-    assert menu != facts.boot.menu.content
     boot = replace(facts.boot, menu=TextFile("grub/grub.conf", menu))
     return replace(facts, boot=replace(boot, files=named_files(menu, facts.kernels)))
 
@@ -509,8 +509,8 @@ def with_root_text(facts: Guest, name: str, content: bytes) -> Guest:
         ),
         (
             "fstab",
-            b"  /dev/xvda2 / ext3\r\n/dev/hda /media iso9660 ro\n#/dev/xvda1 /boot ext3\n/dev/xvda3",
-            b"  /dev/sda2 / ext3\r\n/dev/hda /media iso9660 ro\n#/dev/xvda1 /boot ext3\n/dev/sda3",
+            b"  /dev/xvda2 / ext3\r\n/dev/hda /mnt iso9660 ro\n#/dev/xvda1 /boot ext3\n/dev/xvda3",
+            b"  /dev/sda2 / ext3\r\n/dev/hda /mnt iso9660 ro\n#/dev/xvda1 /boot ext3\n/dev/sda3",
         ),
     ],
 )

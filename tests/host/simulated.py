@@ -112,6 +112,9 @@ class SimulatedMachine:
     def claim(self) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def has_com1(self) -> bool:
+        return True
+
     def state(self) -> State:
         self.fault("state")
         return "running" if self._read()["on"] else "off"

@@ -150,6 +150,13 @@ def test_com1_at_a_socket_that_is_taken_is_refused(bench: Bench, payload_iso: Pa
         assert (folder / "com1").is_socket()
 
 
+def test_words_expected_of_a_machine_without_com1_are_refused(
+    bench: Bench, payload_iso: Path
+) -> None:
+    edit_vm(bench, COM1_TABLE, "")
+    assert_refused(bench, "has no COM1 on which --expect could", payload_iso, "--expect", "login:")
+
+
 def test_a_running_machine_is_refused_and_left_running(
     appliance_bench: Bench, payload_iso: Path
 ) -> None:
