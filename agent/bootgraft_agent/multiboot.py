@@ -23,7 +23,7 @@ _MEMORY = 136 * 1024 * 1024  # bytes for a bzImage, what it unpacks to, and xz's
 _CHUNK = 64 * 1024
 _GZIP = b"\x1f\x8b"
 # A kernel's xz stream asks for a dictionary of 32 to 128 MiB; only what is used takes memory.
-_DICTIONARY_LIMIT = 160 * 1024 * 1024
+_DICTIONARY_LIMIT = 136 * 1024 * 1024
 # What the standard library unpacks; zstd, LZ4 and LZO stay closed.
 _DECOMPRESSORS: tuple[tuple[bytes, Callable[[], Decompressor]], ...] = (
     (_GZIP, Gunzip),

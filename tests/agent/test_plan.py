@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootgraft_agent.apply import Outcome
 from bootgraft_agent.errors import InvalidRequestError
 from bootgraft_agent.plan import BootCheck, Options, Plan, Target, WriteFile, readable
 from bootgraft_agent.secrets_mask import mask_secrets, mask_text
 from bootgraft_agent.view import outcome_json, plan_json, plan_lines
+from bootgraft_agent.volumes import Outcome
 
 SECRET = "hunter2"  # noqa: S105
 
