@@ -5,11 +5,12 @@ from pathlib import Path
 import debian_packages
 
 PACKAGE = "grub-legacy"
+SUITE = "bookworm"  # Debian 13's package has no boot code any more
 
 
 def unpack() -> Path:
     """Return the folder that holds the package's tree (usr/sbin/grub, usr/lib/grub/…)."""
-    return debian_packages.unpack(PACKAGE)
+    return debian_packages.unpack(PACKAGE, SUITE)
 
 
 def shell_path() -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from bootgraft_agent import __version__, tree
 from bootgraft_agent.errors import BootgraftError, InvalidRequestError
 from bootgraft_agent.plan import Options
+from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.view import (
     outcome_json,
     outcome_lines,
@@ -150,6 +151,6 @@ def _print(
 
 def _fail(message: str, status: int, *, as_json: bool) -> None:
     if as_json:
-        document = {"ok": False, "exit_status": status, "error": message}
+        document = {"ok": False, "exit_status": status, "error": mask_text(message)}
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
-    sys.stderr.write(f"bootgraft-agent: {printable(message)}\n")
+    sys.stderr.write(f"bootgraft-agent: {printable(mask_text(message))}\n")

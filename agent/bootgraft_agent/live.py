@@ -38,6 +38,7 @@ from bootgraft_agent.guest import (
 from bootgraft_agent.plan import BACKUPS, Options, Where
 from bootgraft_agent.recipes import hyperv_shim
 from bootgraft_agent.rollback import roll_back
+from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.view import disks_json, guest_json, outcome_json, plan_json
 from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
@@ -449,7 +450,11 @@ class LiveActions:
         try:
             look = self._look(options, machine)
         except RefusedError as error:
-            return {"facts": facts | {"guest": None}, "problem": str(error), "warnings": []}
+            return {
+                "facts": facts | {"guest": None},
+                "problem": mask_text(str(error)),
+                "warnings": [],
+            }
         facts["guest"] = guest_json(look.guest)
         return {"facts": facts, "problem": look.guest.payload_problem, "warnings": []}
 

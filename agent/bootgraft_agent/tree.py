@@ -146,6 +146,7 @@ def _read(trees: Trees, grub_root: str | None) -> Guest:
             boot=boot,
             bios=bios,
             hd_names=_HD_NAMES,
+            hd_names_assumed=True,
             kernels=kernels,
             root=read_root(root_tree, trees.name("root")),
             root_problem=None,
