@@ -327,6 +327,13 @@ class WritableTree(Tree):
                 self.remove(path)
 
 
+def read_chunks(fd: int, limit: int) -> Iterator[bytes]:
+    """Read an open file piece by piece, up to a limit."""
+    while limit > 0 and (chunk := os.read(fd, min(_CHUNK, limit))):
+        limit -= len(chunk)
+        yield chunk
+
+
 def parent_of(path: str) -> str:
     """Give the directory of a path, "" for the tree's root."""
     return path.rpartition("/")[0]

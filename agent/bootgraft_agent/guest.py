@@ -6,22 +6,19 @@ tree mode use them. What is missing or contradictory is refused with the candida
 
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootgraft_agent import grub, initrd, multiboot, stages
 from bootgraft_agent.errors import AmbiguousError, RefusedError
-from bootgraft_agent.files import Room, Tree
+from bootgraft_agent.files import Room, Tree, read_chunks
+from bootgraft_agent.images import recognise_file
+from bootgraft_agent.payload import Payload
 
 MAX_TEXT = 128 * 1024  # bytes of a text file; real menus and fstabs have a few thousand
 MAX_CONFIG = 1024 * 1024  # bytes of a kernel's configuration; Debian 6.1's has 256 KiB
-MAX_KERNEL = 64 * 1024 * 1024
 MAX_INITRD = 256 * 1024 * 1024
-_CHUNK = 256 * 1024
 MAX_STAGE2 = 1024 * 1024
-MAX_PAYLOAD_FILES = 256
-MAX_PAYLOAD = 512 * 1024 * 1024
-
 ROOT_TEXTS = ("etc/fstab", "etc/inittab", "etc/securetty")
 # Drivers of the emulated disk: the old ones name it hdX, libata's name it sdX.
 IDE_DRIVERS = frozenset({"ide-disk", "ide-generic", "piix", "ide-piix", "ide_disk", "ide_generic"})
@@ -67,26 +64,6 @@ class Kernel:
     def is_xen(self) -> bool:
         """Whether it runs on Xen's hypercalls."""
         return self.image.xen and self.image.problem is None
-
-
-@dataclass(frozen=True, slots=True)
-class PayloadFile:
-    """A regular file of the payload's shim directory."""
-
-    source: str  # path in the payload
-    name: str  # its name in the guest's boot directory
-    size: int
-    sha256: str
-    image: multiboot.Image
-
-
-@dataclass(frozen=True, slots=True)
-class Payload:
-    """The payload: where it was found, and the files of its shim directory."""
-
-    name: str
-    files: tuple[PayloadFile, ...]
-    skipped: tuple[str, ...]  # what lies there and is no regular file
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +319,7 @@ def read_kernels(boot_tree: Tree, boot: Boot, root_tree: Tree | None) -> tuple[K
 
 
 def _read_kernel(tree: Tree, path: str, root_tree: Tree | None) -> Kernel:
-    size, image = _recognise(tree, path)
+    size, image = recognise_file(tree, path)
     directory, slash, name = path.rpartition("/")
     match = KERNEL_NAME.match(name)
     version = match["version"] if match else None
@@ -357,23 +334,6 @@ def _read_kernel(tree: Tree, path: str, root_tree: Tree | None) -> Kernel:
         config=config.content.decode("utf-8", "replace") if config else None,
         module_drivers=_module_drivers(root_tree, version),
     )
-
-
-def _recognise(tree: Tree, path: str) -> tuple[int, multiboot.Image]:
-    """Give a file's size, and what it is; one beyond MAX_KERNEL is not read."""
-    with tree.open_file(path) as fd:
-        size = os.fstat(fd).st_size
-        if size > MAX_KERNEL:
-            problem = f"it is {size} bytes long; at most {MAX_KERNEL} are expected"
-            return size, multiboot.Image("unknown", problem=problem)
-        return size, multiboot.recognise_chunks(_chunks(fd, MAX_KERNEL))
-
-
-def _chunks(fd: int, limit: int) -> Iterator[bytes]:
-    """Read an open file up to a limit."""
-    while limit > 0 and (chunk := os.read(fd, min(_CHUNK, limit))):
-        limit -= len(chunk)
-        yield chunk
 
 
 def _own_initrd(tree: Tree, prefix: str, version: str | None) -> str | None:
@@ -416,7 +376,7 @@ def _read_drivers(tree: Tree, path: str) -> frozenset[str] | None:
     with tree.open_file(path) as fd:
         if os.fstat(fd).st_size > MAX_INITRD:
             return None
-        names = initrd.find_names(_chunks(fd, MAX_INITRD), _is_disk_driver)
+        names = initrd.find_names(read_chunks(fd, MAX_INITRD), _is_disk_driver)
     return None if names is None else frozenset(_driver_name(name) for name in names)
 
 
@@ -431,80 +391,6 @@ def read_root(tree: Tree, volume: str) -> Root:
         volume=volume,
         texts={path: text for path, text in texts.items() if text is not None},
     )
-
-
-def find_shim_directory(tree: Tree) -> str | None:
-    """Find the payload's `shim` directory, whatever the case of its name.
-
-    Raises AmbiguousError for several.
-    """
-    found = [name for name in tree.names("") if plain_name(name).lower() == "shim"]
-    directories = [name for name in found if tree.is_directory(name)]
-    if len(directories) > 1:
-        raise AmbiguousError(f"the payload has several shim directories: {_listed(directories)}")
-    return directories[0] if directories else None
-
-
-def plain_name(name: str) -> str:
-    """Give a file's name without what ISO 9660 adds where there is no Rock Ridge.
-
-    `XEN.GZ;1` is `xen.gz`; a name without a version number stays as it is.
-    """
-    plain, semicolon, version = name.rpartition(";")
-    if not semicolon or not version.isdigit():
-        return name
-    plain = plain.rstrip(".")
-    return plain.lower() if plain == plain.upper() else plain
-
-
-def read_payload(tree: Tree, name: str) -> Payload:
-    """Read the files of the payload's shim directory.
-
-    Raises RefusedError where there is none, or it is empty, or beyond all bounds.
-    """
-    directory = find_shim_directory(tree)
-    if directory is None:
-        raise RefusedError(
-            f"{name} has no directory named shim: it is not the Linux Integration Components ISO"
-            " that carries the shim; attach that one as the payload"
-        )
-    names = tree.names(directory)
-    if len(names) > MAX_PAYLOAD_FILES:
-        raise RefusedError(
-            f"{name}: {directory} holds {len(names)} names, more than the {MAX_PAYLOAD_FILES} that"
-            " a shim directory may have"
-        )
-    paths = {each: f"{directory}/{each}" for each in names}
-    regular = [each for each in names if tree.is_file(paths[each])]
-    if not regular:
-        raise RefusedError(f"{name}: {directory} holds no file, so there is no shim to copy")
-    files = tuple(_read_payload_file(tree, paths[each], plain_name(each)) for each in regular)
-    total = sum(file.size for file in files)
-    if total > MAX_PAYLOAD:
-        raise RefusedError(f"{name}: {directory} holds {total} bytes, more than {MAX_PAYLOAD}")
-    _refuse_same_names(name, files)
-    return Payload(name, files, tuple(each for each in names if each not in regular))
-
-
-def _read_payload_file(tree: Tree, path: str, name: str) -> PayloadFile:
-    try:
-        size, image = _recognise(tree, path)
-        digest = tree.digest(path) if size <= MAX_KERNEL else None
-    except OSError as error:
-        raise RefusedError(
-            f"cannot read {path} of the payload: {error.strerror}; is the ISO complete?"
-        ) from error
-    if digest is None:
-        raise RefusedError(f"{path} of the payload cannot be copied: {image.problem}")
-    return PayloadFile(path, name, size, digest, image)
-
-
-def _refuse_same_names(payload: str, files: Iterable[PayloadFile]) -> None:
-    sources: dict[str, str] = {}
-    for file in files:
-        other = sources.setdefault(file.name, file.source)
-        if other != file.source:
-            raise AmbiguousError(f"{payload}: {other} and {file.source} are both {file.name}")
 
 
 def read_existing(tree: Tree, boot: Boot, payload: Payload) -> dict[str, str | None]:

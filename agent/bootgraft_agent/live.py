@@ -26,17 +26,17 @@ from bootgraft_agent.guest import (
     Boot,
     BootDirectory,
     Guest,
-    Payload,
     find_boot_directories,
     read_boot,
     read_existing,
     read_initrd_drivers,
     read_kernels,
-    read_payload,
     read_root,
 )
+from bootgraft_agent.payload import Payload, read_payload
 from bootgraft_agent.plan import BACKUPS, Options, Where
 from bootgraft_agent.recipes import hyperv_shim
+from bootgraft_agent.recipes.kernels import choose_kernel
 from bootgraft_agent.rollback import roll_back
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.view import disks_json, guest_json, outcome_json, plan_json
@@ -331,7 +331,7 @@ def _find_chosen_root(machine: Machine, guest: Guest, options: Options) -> Place
     """Find the root file system of the kernel that would be grafted."""
     menu = grub.parse_menu(guest.boot.menu.content)
     try:
-        choice = hyperv_shim.choose_kernel(guest, menu, options, [])
+        choice = choose_kernel(guest, menu, options, [])
     except RefusedError as error:
         return NoRoot(str(error))
     return find_root(machine, choice.arguments)

@@ -22,9 +22,9 @@ from bootgraft_agent.guest import (
     read_existing,
     read_initrd_drivers,
     read_kernels,
-    read_payload,
     read_root,
 )
+from bootgraft_agent.payload import read_payload
 from bootgraft_agent.plan import BACKUPS, Options, Plan, Where
 from bootgraft_agent.recipes import hyperv_shim
 from bootgraft_agent.rollback import roll_back

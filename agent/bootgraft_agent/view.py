@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bootgraft_agent.disks import Disk, DvdDrive
 from bootgraft_agent.grub import parse_menu
-from bootgraft_agent.guest import Guest, Payload
+from bootgraft_agent.guest import Guest
+from bootgraft_agent.payload import Payload
 from bootgraft_agent.plan import Plan, WriteFile, readable
 from bootgraft_agent.recipes.hyperv_shim import device_text
 from bootgraft_agent.secrets_mask import mask_text

@@ -9,7 +9,6 @@ from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.files import Tree
 from bootgraft_agent.guest import (
     GRAFTED,
-    MAX_KERNEL,
     MAX_TEXT,
     Boot,
     BootDirectory,
@@ -17,9 +16,10 @@ from bootgraft_agent.guest import (
     read_boot,
     read_initrd_drivers,
     read_kernels,
-    read_payload,
 )
-from bootgraft_agent.recipes.hyperv_shim import MARKER
+from bootgraft_agent.images import MAX_IMAGE
+from bootgraft_agent.payload import read_payload
+from bootgraft_agent.recipes.kernels import MARKER
 from vm import tiny_kernel
 from vm.guest_disk import copy_grub_files
 
@@ -120,9 +120,9 @@ def test_an_endless_menu_is_refused(folder: Path) -> None:
 
 def test_a_large_initrd_is_no_kernel_and_no_reason_to_refuse(folder: Path) -> None:
     (folder / "other.img").write_bytes(b"")
-    enlarge(folder / "other.img", MAX_KERNEL + 1)
+    enlarge(folder / "other.img", MAX_IMAGE + 1)
     (folder / "grub/menu.lst").write_bytes(MENU + b"title b\n kernel /gone\n initrd /other.img\n")
-    enlarge(folder / f"initrd-{RELEASE}.img", MAX_KERNEL + 1)
+    enlarge(folder / f"initrd-{RELEASE}.img", MAX_IMAGE + 1)
     assert list(kernels_of(folder)) == [f"vmlinuz-{RELEASE}"]
     assert drivers_of(folder) == {
         f"initrd-{RELEASE}.img": frozenset({"ide-disk"}),
@@ -132,7 +132,7 @@ def test_a_large_initrd_is_no_kernel_and_no_reason_to_refuse(folder: Path) -> No
 
 def test_a_kernel_that_is_too_long_has_a_problem(folder: Path) -> None:
     (folder / "vmlinuz-9").write_bytes(b"")
-    enlarge(folder / "vmlinuz-9", MAX_KERNEL + 1)
+    enlarge(folder / "vmlinuz-9", MAX_IMAGE + 1)
     kernels = kernels_of(folder)
     assert (
         kernels["vmlinuz-9"].image.problem
@@ -158,6 +158,6 @@ def test_only_xen_kernels_have_their_own_initrds_read(folder: Path) -> None:
 def test_a_long_file_of_the_payload_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "shim").mkdir()
     (tmp_path / "shim/x64").write_bytes(b"")
-    enlarge(tmp_path / "shim/x64", MAX_KERNEL + 1)
+    enlarge(tmp_path / "shim/x64", MAX_IMAGE + 1)
     with Tree(tmp_path) as tree, pytest.raises(RefusedError, match=r"shim/x64 .* bytes long"):
         read_payload(tree, "hdd")

@@ -15,17 +15,16 @@ from bootgraft_agent.guest import (
     Boot,
     Guest,
     Kernel,
-    Payload,
-    PayloadFile,
     Root,
     TextFile,
     file_argument,
     grub_path,
 )
 from bootgraft_agent.multiboot import Image
+from bootgraft_agent.payload import Payload, PayloadFile
 from bootgraft_agent.plan import CopyFile, Options, Plan, ReplayJournal, WriteFile, sha256
 from bootgraft_agent.recipes import hyperv_shim
-from bootgraft_agent.recipes.hyperv_shim import MARKER
+from bootgraft_agent.recipes.kernels import MARKER
 
 XEN = Image(
     "linux-elf", compressed=True, bits=64, multiboot=False, xen=True, version=None, problem=None

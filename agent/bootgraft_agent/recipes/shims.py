@@ -3,7 +3,8 @@
 import re
 
 from bootgraft_agent.errors import AmbiguousError, RefusedError
-from bootgraft_agent.guest import Guest, Kernel, PayloadFile
+from bootgraft_agent.guest import Guest, Kernel
+from bootgraft_agent.payload import PayloadFile
 
 _BITNESS = {64: re.compile(r"64"), 32: re.compile(r"32|i[3-6]86|pae", re.IGNORECASE)}
 
