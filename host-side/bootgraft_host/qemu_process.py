@@ -92,6 +92,8 @@ class QemuProcess:
         """Remove the runtime folder, unless QEMU is running."""
         if not self.is_running():
             shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # it is not empty while another machine is on
+                self.folder.parent.rmdir()
 
     def is_running(self) -> bool:
         """Whether the machine's QEMU is there."""

@@ -142,7 +142,7 @@ def test_a_machine_boots_talks_shows_and_leaves_nothing(
     machine.close()
     machine.close()
     assert not Path(f"/proc/{process}").exists()
-    assert list(runtime.glob("bootgraft/*")) == []
+    assert not (runtime / "bootgraft").exists()
     assert sorted(folder.iterdir()) == files
 
 
