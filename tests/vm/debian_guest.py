@@ -34,7 +34,8 @@ def read_hypervisor() -> bytes:
 
 def read_busybox() -> bytes:
     """Return a busybox that needs no library."""
-    return (debian_packages.unpack("busybox-static") / "bin/busybox").read_bytes()
+    (path,) = debian_packages.unpack("busybox-static").glob("**/bin/busybox")
+    return path.read_bytes()
 
 
 def read_kernel_xen() -> bytes:
