@@ -172,7 +172,7 @@ def grafted(facts: Guest, plan: Plan) -> Guest:
     )
 
 
-def test_the_founding_documents_job_is_done_in_order() -> None:
+def test_the_steps_of_the_manual_job_are_done_in_order() -> None:
     facts = guest()
     plan = make(facts)
     assert [step.describe().split(":")[0].split(" (")[0] for step in plan.steps] == [

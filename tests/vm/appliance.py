@@ -217,7 +217,7 @@ def _initrd_members(old_names: bool) -> Iterator[cpio.Member]:
 
 
 def graft_by_hand(boot: Ext3, arguments: str) -> None:
-    """Do on the boot file system what the founding document does by hand.
+    """Do on the boot file system what an administrator does by hand.
 
     `arguments` are what the new entry hands to the kernel.
     """

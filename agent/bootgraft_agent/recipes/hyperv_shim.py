@@ -1,7 +1,7 @@
 """The recipe `hyperv-shim`: GRUB loads the shim, and the guest's Xen kernel as its module. Pure.
 
-The new entry stands at the menu's end, so that every other entry keeps its number; see DESIGN's
-chapter on the recipe for each step's reason.
+The new entry stands at the menu's end, so that every other entry keeps its number. Old entries
+keep their arguments: chosen by hand, they boot on the old hypervisor as before.
 """
 
 import re
