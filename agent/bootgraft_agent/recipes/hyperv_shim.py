@@ -1,7 +1,6 @@
 """The recipe `hyperv-shim`: GRUB loads the shim, and the guest's Xen kernel as its module. Pure.
 
-The new entry stands at the menu's end, so that every other entry keeps its number. Old entries
-keep their arguments: chosen by hand, they boot on the old hypervisor as before.
+The new entry stands at the menu's end, so that every other entry keeps its number, and its bytes.
 """
 
 import re
