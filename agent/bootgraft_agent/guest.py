@@ -270,8 +270,7 @@ def _read_saved_default(tree: Tree, menu: str) -> int:
     """
     directory = menu.rpartition("/")[0]
     saved = _read_text(tree, f"{directory}/default")
-    match = re.match(rb"\d{1,9}", saved.content[:10]) if saved else None
-    return int(match[0]) if match else 0
+    return grub.parse_saved_default(saved.content) if saved else 0
 
 
 def _named_files(menu: grub.Menu, commands: Collection[bytes]) -> Iterable[str]:
