@@ -44,6 +44,11 @@ from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
 
 SETTLE_TIMEOUT = 10  # seconds for udev to look at a disk or DVD that has just come
+# The kernel itself notices only after seconds that a drive holds another DVD.
+_LOOK_AT_DVD_DRIVES = [
+    *("udevadm", "trigger", "--action=change"),
+    *("--subsystem-match=block", "--sysname-match=sr*"),
+]
 
 _ROOT_DEVICE = re.compile(r"/dev/(?P<kind>xvd|hd|sd)(?P<letter>[a-z])(?P<part>\d*)\Z")
 _TAG_LINK = re.compile(r"/dev/disk/by-(?P<tag>uuid|label)/(?P<value>.+)\Z")
@@ -160,6 +165,7 @@ class Look:
 
 def read_machine() -> Machine:
     """Set every disk and partition read-only, then find the disks and DVD drives."""
+    mounts.run(_LOOK_AT_DVD_DRIVES, good=1)
     mounts.run(["udevadm", "settle", f"--timeout={SETTLE_TIMEOUT}"], good=1)
     devices = read_block_devices()
     for device in devices:
