@@ -17,22 +17,23 @@
 All names are made here, never from the guest's.
 """
 
-import fcntl
 import json
 import logging
 import os
 import re
 import secrets
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
 
 from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
 from bootgraft_agent.wire import JSON
+from bootgraft_host.file_locks import try_lock
 from bootgraft_host.machine import Configuration
 from bootgraft_host.replies import Diff, Texts
 from bootgraft_host.text import printable_lines
@@ -62,6 +63,7 @@ class Unfinished:
     started: str
     stage: Stage
     configuration: Configuration
+    checkpoint: str | None = None  # the one that was taken for this run, or was to be taken
 
 
 class DamagedRecordError(BootgraftError):
@@ -215,14 +217,11 @@ class StateDirectory:
         """Keep other controllers away from a machine. Raises RefusedError where one is at work."""
         folder = self._machine_folder(machine_id)
         make_private_directory(folder)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with open(folder / "lock", "a+b", buffering=0, opener=_open_private) as lock:
             _lock_or_refuse(lock, machine_id)
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, str(os.getpid()).encode(), 0)
+            lock.truncate(0)
+            lock.write(str(os.getpid()).encode())
             yield
-        finally:
-            os.close(lock)
 
     def is_locked(self, machine_id: str) -> bool:
         """Tell whether a controller works on a machine just now."""
@@ -254,9 +253,19 @@ class StateDirectory:
             ) from error
 
     def list_unfinished(self) -> tuple[Unfinished, ...]:
-        """Give the records of all machines that are not restored."""
-        records = (self.read_unfinished(folder.name) for folder in self._folders("machines"))
-        return tuple(record for record in records if record is not None)
+        """Give the records of all machines that are not restored, but for the damaged ones."""
+        return tuple(each for each in self._read_records() if isinstance(each, Unfinished))
+
+    def list_damaged(self) -> tuple[DamagedRecordError, ...]:
+        """Say which machines' records cannot be read."""
+        return tuple(each for each in self._read_records() if isinstance(each, DamagedRecordError))
+
+    def _read_records(self) -> Iterator[Unfinished | DamagedRecordError | None]:
+        for folder in self._folders("machines"):
+            try:
+                yield self.read_unfinished(folder.name)
+            except DamagedRecordError as error:
+                yield error
 
     def remove_unfinished(self, machine_id: str) -> None:
         """Note durably that a machine is restored."""
@@ -299,9 +308,8 @@ def encode_document(document: Mapping[str, JSON] | Mapping[str, object]) -> byte
 def write_durably(path: Path, data: bytes) -> None:
     """Replace a file's content: old or new after a crash, and new once this returns."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb", opener=_open_private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -310,6 +318,11 @@ def write_durably(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _fsync_directory(path.parent)
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Open a file that only its owner can read, where it is new."""
+    return os.open(path, flags, 0o600)
 
 
 def make_private_directory(path: Path) -> None:
@@ -322,6 +335,8 @@ def make_private_directory(path: Path) -> None:
 
 
 def _fsync_directory(path: Path) -> None:
+    if sys.platform == "win32":  # directories cannot be opened there
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -329,15 +344,14 @@ def _fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _lock_or_refuse(lock: int, machine_id: str) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(lock, 20, 0).decode("ascii", "replace") or "unknown"
+def _lock_or_refuse(lock: IO[bytes], machine_id: str) -> None:
+    if not try_lock(lock):
+        lock.seek(0)
+        holder = lock.read(20).decode("ascii", "replace") or "unknown"
         raise RefusedError(
             f"another bootgraft (process {holder}) works on the machine {machine_id}:"
             " wait until it is done"
-        ) from error
+        )
 
 
 def _parse_unfinished(document: Mapping[str, JSON], machine_id: str) -> Unfinished:
@@ -349,9 +363,11 @@ def _parse_unfinished(document: Mapping[str, JSON], machine_id: str) -> Unfinish
         if not isinstance(value, str):
             raise TypeError(f"{name} is no text")
         words[name] = value
-    configuration = document["configuration"]
+    configuration, checkpoint = document["configuration"], document.get("checkpoint")
     if not isinstance(configuration, Mapping):
         raise TypeError("configuration is no object")
+    if not isinstance(checkpoint, str | None):
+        raise TypeError("checkpoint is no text")
     stages: tuple[Stage, ...] = get_args(Stage)
     return Unfinished(
         machine_id=machine_id,
@@ -361,4 +377,5 @@ def _parse_unfinished(document: Mapping[str, JSON], machine_id: str) -> Unfinish
         started=words["started"],
         stage=next(stage for stage in stages if stage == words["stage"]),
         configuration=configuration,
+        checkpoint=checkpoint,
     )
