@@ -13,10 +13,31 @@ import click
 from rich.console import Console
 
 from bootgraft_agent import __version__
-from bootgraft_agent.errors import BootgraftError, InvalidRequestError
+from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
 from bootgraft_agent.wire import JSON
-from bootgraft_host.job import Deadlines, Setup
-from bootgraft_host.machine import Machine, Media
+from bootgraft_host.doctor_cli import doctor
+from bootgraft_host.job import Deadlines, NotRestoredError, Setup
+from bootgraft_host.machine import Machine
+from bootgraft_host.options import (
+    CHECKOUT,
+    DEFAULTS,
+    boot_partition_option,
+    checkpoint_option,
+    choose_deadlines,
+    choose_media,
+    common_options,
+    confirm_timeout_option,
+    expect_option,
+    find_live_iso,
+    given,
+    graft_options,
+    leave_running_option,
+    live_options,
+    one_drive_option,
+    payload_option,
+    vm_argument,
+    with_options,
+)
 from bootgraft_host.report import (
     make_console,
     make_reporter,
@@ -24,10 +45,17 @@ from bootgraft_host.report import (
     print_result,
     print_status,
 )
+from bootgraft_host.restore import how_to_restore
 from bootgraft_host.results import RESULT_FORMAT, RunResult
-from bootgraft_host.runs import Run, StateDirectory, default_state_directory, encode_document
+from bootgraft_host.runs import (
+    Run,
+    StateDirectory,
+    Unfinished,
+    default_state_directory,
+    encode_document,
+)
 from bootgraft_host.signals import interruptible
-from bootgraft_host.targets import machine_for
+from bootgraft_host.targets import absolute_target, machine_for, may_name
 from bootgraft_host.workflow import (
     GraftOrder,
     run_confirm,
@@ -45,12 +73,8 @@ Exit status:
   3  failed with something left: the message says what, and the command
   4  grafted, but the boot is not proven
 """
-DEFAULTS = Deadlines()
-CHECKOUT = Path(__file__).resolve().parents[2]
-INSTALLED_ISO = Path(sys.prefix) / "share" / "bootgraft" / "bootgraft.iso"
 
 MachineFor = Callable[[str], Machine]
-Command = Callable[..., int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +84,6 @@ class Settings:
     machine_for: MachineFor
     out: Console
     err: Console
-
-
-def _compile(
-    ctx: click.Context, param: click.Parameter, value: str | None
-) -> re.Pattern[str] | None:
-    """Compile a regular expression; "^" and "$" match at each line."""
-    if value is None:
-        return None
-    try:
-        pattern = re.compile(value, re.MULTILINE)
-    except re.error as error:
-        message = f"{value!r} is no regular expression: {error}"
-        raise click.BadParameter(message, ctx, param) from error
-    if pattern.search(""):
-        raise click.BadParameter(f"{value!r} matches no text at all, which proves nothing")
-    return pattern
 
 
 def main(argv: Sequence[str] | None = None, *, machines: MachineFor = machine_for) -> int:
@@ -106,116 +114,30 @@ def main(argv: Sequence[str] | None = None, *, machines: MachineFor = machine_fo
     return failure.exit_status
 
 
-# What commands share.
-
-_vm_argument = click.argument("vm", metavar="VM")
-_state_option = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Keep runs and machines' records here.  [default: $XDG_STATE_HOME/bootgraft]",
-)
-_json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON document on stdout."
-)
-_iso_option = click.option(
-    "--iso",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The live ISO.  [default: $BOOTGRAFT_ISO, else the checkout's build/bootgraft.iso, else"
-    " the installed one]",
-)
-_expect_option = click.option(
-    "--expect",
-    metavar="REGEX",
-    callback=_compile,
-    help="What the guest prints on COM1 once it has booted: proves the boot.",
-)
-_leave_running_option = click.option(
-    "--leave-running",
-    is_flag=True,
-    help="Leave the machine on after its boot.  [default: its power is cut, as it was off before]",
-)
-_confirm_timeout_option = click.option(
-    "--confirm-timeout",
-    type=click.FloatRange(min=1),
-    help="Seconds for --expect to match.  [default: 300; 60 of watching without --expect]",
-)
-
-
-def _options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Apply options in the order in which the help lists them."""
-
-    def decorate(command: Command) -> Command:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
-
-
-_common_options = _options(_state_option, _json_option)
-_live_options = _options(
-    _iso_option,
-    click.option(
-        "--boot-timeout",
-        type=click.FloatRange(min=1),
-        default=DEFAULTS.hello,
-        show_default=True,
-        help="Seconds from power-on until the agent must be heard.",
-    ),
-    click.option(
-        "--request-timeout",
-        type=click.FloatRange(min=1),
-        default=DEFAULTS.request,
-        show_default=True,
-        help="Seconds for each of the agent's answers.",
-    ),
-)
-_boot_partition_option = click.option(
-    "--boot-partition", help="The guest's boot partition, as in hda1."
-)
-_graft_options = _options(
-    _boot_partition_option,
-    click.option("--kernel", help="The guest's kernel to graft."),
-    click.option("--shim", help="The payload's shim to load."),
-    click.option("--shim-args", help="Arguments to append to the shim's line."),
-    click.option(
-        "--guest-disk",
-        type=click.Choice(["hda", "sda"]),
-        help="What the guest's kernel calls its first disk on the new hypervisor.",
-    ),
-)
-_payload_option = click.option(
-    "--payload",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The payload ISO, which holds shim/.",
-)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_STATUSES)
 @click.version_option(__version__, prog_name="bootgraft", message="%(prog)s %(version)s")
 def bootgraft() -> None:
     """Graft a boot path into a virtual machine that cannot boot on its new hypervisor.
 
-    VM is a vm.toml, or the folder that holds one.
+    VM is a vm.toml, or the folder that holds one: a machine that QEMU runs here. Or it is
+    hyperv://HOST/VM, a machine of Generation 1 on a Hyper-V host (. is this computer), by its name
+    or Id.
     """
 
 
 @bootgraft.command(epilog=EXIT_STATUSES)
-@_vm_argument
-@_options(
-    click.option(
-        "--payload",
-        required=True,
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="The payload ISO, which holds shim/.",
-    ),
+@vm_argument
+@with_options(
+    payload_option(required=True),
     click.option("--dry-run", is_flag=True, help="Show the plan and its diffs, change nothing."),
-    _expect_option,
-    _graft_options,
-    _leave_running_option,
-    _live_options,
-    _confirm_timeout_option,
-    _common_options,
+    expect_option,
+    graft_options,
+    leave_running_option,
+    checkpoint_option,
+    one_drive_option,
+    live_options,
+    confirm_timeout_option,
+    common_options,
 )
 @click.pass_obj
 def run(
@@ -227,6 +149,9 @@ def run(
     dry_run: bool,
     expect: re.Pattern[str] | None,
     leave_running: bool,
+    checkpoint: bool,
+    one_drive: bool,
+    upload: bool,
     boot_timeout: float,
     request_timeout: float,
     confirm_timeout: float | None,
@@ -236,21 +161,24 @@ def run(
 ) -> int:
     """Graft the machine VM and boot it from its own disk."""
     order = GraftOrder(
-        media=Media(find_live_iso(iso, os.environ), payload),
-        options=_given(graft_options),
+        media=choose_media(vm, iso, payload, upload=upload, one_drive=one_drive),
+        options=given(graft_options),
         dry_run=dry_run,
         expect=expect,
         leave_running=leave_running,
+        checkpoint=checkpoint,
     )
-    deadlines = _deadlines(boot_timeout, request_timeout, confirm_timeout)
+    deadlines = choose_deadlines(boot_timeout, request_timeout, confirm_timeout)
     return _conduct(
         settings, vm, state_dir, deadlines, lambda setup: run_graft(setup, order), as_json=as_json
     )
 
 
 @bootgraft.command(epilog=EXIT_STATUSES)
-@_vm_argument
-@_options(_payload_option, _graft_options, _live_options, _common_options)
+@vm_argument
+@with_options(
+    payload_option(required=False), graft_options, one_drive_option, live_options, common_options
+)
 @click.pass_obj
 def inspect(
     settings: Settings,
@@ -258,6 +186,8 @@ def inspect(
     vm: str,
     payload: Path | None,
     iso: Path | None,
+    one_drive: bool,
+    upload: bool,
     boot_timeout: float,
     request_timeout: float,
     state_dir: Path | None,
@@ -265,25 +195,25 @@ def inspect(
     **graft_options: str | None,
 ) -> int:
     """Look at the disks of the machine VM, change nothing."""
-    media = Media(find_live_iso(iso, os.environ), payload)
-    options = _given(graft_options)
+    media = choose_media(vm, iso, payload, upload=upload, one_drive=one_drive)
+    options = given(graft_options)
     return _conduct(
         settings,
         vm,
         state_dir,
-        _deadlines(boot_timeout, request_timeout, None),
+        choose_deadlines(boot_timeout, request_timeout, None),
         lambda setup: run_inspect(setup, media, options),
         as_json=as_json,
     )
 
 
 @bootgraft.command(epilog=EXIT_STATUSES)
-@_vm_argument
-@_options(
+@vm_argument
+@with_options(
     click.option("--run", "run_id", help="The run to take back.  [default: the last one]"),
-    _boot_partition_option,
-    _live_options,
-    _common_options,
+    boot_partition_option,
+    live_options,
+    common_options,
 )
 @click.pass_obj
 def rollback(
@@ -293,6 +223,7 @@ def rollback(
     run_id: str | None,
     boot_partition: str | None,
     iso: Path | None,
+    upload: bool,
     boot_timeout: float,
     request_timeout: float,
     state_dir: Path | None,
@@ -302,21 +233,21 @@ def rollback(
 
     The machine's own configuration, its legacy network adapter included, stays as it is.
     """
-    media = Media(find_live_iso(iso, os.environ), None)
-    options = _given({"boot_partition": boot_partition})
+    media = choose_media(vm, iso, None, upload=upload)
+    options = given({"boot_partition": boot_partition})
     return _conduct(
         settings,
         vm,
         state_dir,
-        _deadlines(boot_timeout, request_timeout, None),
+        choose_deadlines(boot_timeout, request_timeout, None),
         lambda setup: run_rollback(setup, media, options, run_id),
         as_json=as_json,
     )
 
 
 @bootgraft.command(epilog=EXIT_STATUSES)
-@_vm_argument
-@_options(_expect_option, _leave_running_option, _confirm_timeout_option, _common_options)
+@vm_argument
+@with_options(expect_option, leave_running_option, confirm_timeout_option, common_options)
 @click.pass_obj
 def confirm(
     settings: Settings,
@@ -329,7 +260,7 @@ def confirm(
     as_json: bool,
 ) -> int:
     """Boot the machine VM, grafted before, from its own disk once more."""
-    deadlines = _deadlines(DEFAULTS.hello, DEFAULTS.request, confirm_timeout)
+    deadlines = choose_deadlines(DEFAULTS.hello, DEFAULTS.request, confirm_timeout)
     return _conduct(
         settings,
         vm,
@@ -342,15 +273,22 @@ def confirm(
 
 @bootgraft.command(epilog=EXIT_STATUSES)
 @click.argument("vm", metavar="[VM]", required=False)
-@_common_options
+@common_options
 @click.pass_obj
 def recover(settings: Settings, /, vm: str | None, state_dir: Path | None, as_json: bool) -> int:
     """Restore VM, or every machine, after a run that was cut off: off, no media, as captured."""
     state = _state(state_dir)
-    targets = [vm] if vm is not None else [each.target for each in state.list_unfinished()]
-    if not targets and not as_json:
+    records = state.list_unfinished()
+    outcomes: list[RunResult | BootgraftError] = []
+    if vm is not None:
+        target = absolute_target(vm)
+        known = [each for each in records if may_name(target, each.target, each.machine_name)]
+        outcomes.append(_recover(settings, target, state, known))
+    else:
+        outcomes += [_recover(settings, each.target, state, [each]) for each in records]
+        outcomes += state.list_damaged()
+    if not outcomes and not as_json:
         settings.out.print("nothing to recover")
-    outcomes = [_attempt(settings, each, state, Deadlines(), run_recover) for each in targets]
     if as_json:
         _print_json({"results": [_to_document(outcome) for outcome in outcomes]}, settings.out)
     for outcome in outcomes:
@@ -359,23 +297,28 @@ def recover(settings: Settings, /, vm: str | None, state_dir: Path | None, as_js
 
 
 @bootgraft.command()
-@_common_options
+@common_options
 @click.pass_obj
 def status(settings: Settings, /, state_dir: Path | None, as_json: bool) -> int:
-    """List machines that are not restored, and all runs with what they came to."""
+    """List machines that are not restored, and all runs with what they came to.
+
+    Exit status 3 tells of a record that is damaged, 0 of none.
+    """
     state = _state(state_dir)
+    damaged = state.list_damaged()
     unfinished = [(each, state.is_locked(each.machine_id)) for each in state.list_unfinished()]
     runs = [_summary(each) for each in state.list_runs()]
     if as_json:
         records = [{**asdict(each), "at_work": at_work} for each, at_work in unfinished]
-        _print_json({"unfinished": records, "runs": runs}, settings.out)
+        messages = [str(error) for error in damaged]
+        _print_json({"unfinished": records, "damaged": messages, "runs": runs}, settings.out)
     else:
-        print_status(state, unfinished, runs, settings.out)
-    return 0
+        print_status(state, unfinished, damaged, runs, settings.out)
+    return max((error.exit_status for error in damaged), default=0)
 
 
 @bootgraft.command()
-@_iso_option
+@click.option("--iso", type=click.Path(path_type=Path), help="The live ISO, as for run.")
 @click.option(
     "--directory",
     type=click.Path(file_okay=False, path_type=Path),
@@ -397,19 +340,10 @@ def demo(iso: Path | None, directory: Path | None) -> int:
     ).returncode
 
 
+bootgraft.add_command(doctor)
+
+
 # What they do.
-
-
-def find_live_iso(given: Path | None, environment: Mapping[str, str]) -> Path:
-    """Choose the live ISO. Raises UsageError where there is none."""
-    if given is not None:
-        return given.absolute()
-    if named := environment.get("BOOTGRAFT_ISO"):
-        return Path(named).absolute()
-    for path in (CHECKOUT / "build" / "bootgraft.iso", INSTALLED_ISO):
-        if path.is_file():
-            return path
-    raise click.UsageError("there is no live ISO: build it with `make iso`, or name it with --iso")
 
 
 def _conduct(
@@ -437,13 +371,24 @@ def _attempt(
     work: Callable[[Setup], RunResult],
 ) -> RunResult | BootgraftError:
     """Do a run; give its result, or why there was none."""
-    target = vm if "://" in vm else str(Path(vm).absolute())
     try:
-        machine = settings.machine_for(target)
+        machine = settings.machine_for(absolute_target(vm))
         with closing(machine), make_reporter(settings.err) as reporter:
-            return work(Setup(machine, target, state, reporter, deadlines))
+            return work(Setup(machine, state, reporter, deadlines))
     except BootgraftError as error:
         return error
+
+
+def _recover(
+    settings: Settings, target: str, state: StateDirectory, known: Sequence[Unfinished]
+) -> RunResult | BootgraftError:
+    """Recover a machine; where it cannot even be opened, say so of the records of it."""
+    outcome = _attempt(settings, target, state, DEFAULTS, run_recover)
+    at_work = isinstance(outcome, RefusedError)
+    if isinstance(outcome, RunResult) or at_work or outcome.exit_status == 3 or not known:
+        return outcome
+    left = "; ".join(how_to_restore(state, each.machine_name, each.target) for each in known)
+    return NotRestoredError(f"{outcome}; {left}")
 
 
 def _print_outcome(
@@ -463,7 +408,7 @@ def _to_document(outcome: RunResult | BootgraftError) -> Mapping[str, JSON]:
         return outcome.to_document()
     return {
         "format": RESULT_FORMAT,
-        "outcome": "invalid" if outcome.exit_status == 2 else "refused",
+        "outcome": {2: "invalid", 3: "left"}.get(outcome.exit_status, "refused"),
         "exit_status": outcome.exit_status,
         "message": str(outcome),
     }
@@ -482,16 +427,3 @@ def _summary(each: Run) -> Mapping[str, JSON]:
 def _state(directory: Path | None) -> StateDirectory:
     root = directory or default_state_directory(os.environ)
     return StateDirectory(root.absolute(), named=directory is not None)
-
-
-def _given(options: Mapping[str, str | None]) -> dict[str, str]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _deadlines(boot: float, request: float, confirm: float | None) -> Deadlines:
-    return Deadlines(
-        hello=boot,
-        request=request,
-        confirm=confirm or DEFAULTS.confirm,
-        watch=confirm or DEFAULTS.watch,
-    )

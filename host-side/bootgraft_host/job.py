@@ -49,7 +49,7 @@ class Deadlines:
     power_off: float = 60.0  # until the live system is off by itself
     turn_off: float = 30.0  # until the machine is off after its power was cut
     confirm: float = 300.0  # from power-on until --expect matches
-    watch: float = 60.0  # how long the boot is watched without --expect
+    watch: float = 60.0  # how long the boot is watched without --expect, for a heartbeat to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,6 @@ class Setup:
     """What every run works with."""
 
     machine: Machine
-    target: str  # what names the machine on the command line
     state: StateDirectory
     observer: Observer
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -81,7 +80,7 @@ class Job:
     @property
     def target(self) -> str:
         """What names the machine on the command line."""
-        return self.setup.target
+        return self.machine.target
 
     @property
     def state(self) -> StateDirectory:

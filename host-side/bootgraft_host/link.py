@@ -29,8 +29,9 @@ UNREAD_LIMIT = 8 * 1024 * 1024  # bytes; twice the protocol's longest message
 
 _LOGGER = logging.getLogger(__name__)
 
-if "bootgraft_host" not in serial.protocol_handler_packages:
-    serial.protocol_handler_packages.append("bootgraft_host")  # for protocol_unix
+for _package in ("bootgraft_host", "bootgraft_host.hyperv"):  # for their modules protocol_*
+    if _package not in serial.protocol_handler_packages:
+        serial.protocol_handler_packages.append(_package)
 
 
 class _Port(Protocol):

@@ -8,23 +8,32 @@ import base64
 import binascii
 import contextlib
 import hashlib
-import itertools
 import os
 import re
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bootgraft_agent.errors import RefusedError
 from bootgraft_host.link import Link, unix_url
 from bootgraft_host.machine import Configuration, ConfigurationError, MachineError, Media, State
 from bootgraft_host.qemu_accelerator import choose_accelerator
-from bootgraft_host.qemu_command import COM1_ID, PROGRAM, build_command
+from bootgraft_host.qemu_command import COM1_ID, PROGRAM, build_command, dvd_device_id
+from bootgraft_host.qemu_problems import (
+    IMAGE_PROGRAM,
+    explain,
+    find_com1_problems,
+    find_disk_problems,
+    find_iso_problems,
+    find_shared_files,
+    is_served,
+)
 from bootgraft_host.qemu_process import MACHINE_ID_LIMIT, Command, QemuProcess
 from bootgraft_host.qemu_screen import read_screen_text
+from bootgraft_host.replies import Progress
 from bootgraft_host.vmconfig import (
     DvdConfig,
     Slot,
@@ -36,13 +45,8 @@ from bootgraft_host.vmconfig import (
     write_vm_config,
 )
 
-IMAGE_PROGRAM = "qemu-img"
-IMAGE_TIMEOUT = 60.0  # seconds to read an image's header
 SERIAL_POLL_INTERVAL = 0.05  # seconds
 
-_LOCKED_IMAGE = re.compile(r"Is another process using the image \[(.*)\]\?")
-_DESCRIPTOR_OFFSET = 0x8001  # of the first volume descriptor's identifier: ECMA-119, 7.1.1
-_DESCRIPTORS = (b"CD001", b"BEA01")  # ISO 9660; UDF alone
 _STATE_WORDS = {"off": "off", "running": "on", "other": "on, but paused or stuck"}
 
 
@@ -54,6 +58,7 @@ class QemuMachine:
             self._path = config_file.resolve(strict=True)
         except OSError as error:
             raise ConfigurationError(f"cannot find {config_file}: {error.strerror}") from error
+        self._target = str(config_file.absolute())
         self._name = self._load().name
         self._qemu = QemuProcess(self.machine_id)
 
@@ -70,6 +75,11 @@ class QemuMachine:
         """The name that vm.toml gives it."""
         return self._name
 
+    @property
+    def target(self) -> str:
+        """The absolute path of vm.toml, as it was named."""
+        return self._target
+
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
         """Hold a name in the kernel's own list of sockets: no file of it can be left behind."""
@@ -77,7 +87,7 @@ class QemuMachine:
             try:
                 claim.bind(f"\0bootgraft-{self.machine_id}")
             except OSError as error:
-                raise MachineError(
+                raise RefusedError(
                     f"another controller is at work on {self._path}; wait for its end"
                 ) from error
             yield
@@ -85,6 +95,10 @@ class QemuMachine:
     def has_com1(self) -> bool:
         """Whether vm.toml has a [com1] table."""
         return self._load().com1 is not None
+
+    def lends_com1(self) -> bool:
+        """Say no: the boot that is watched is that of vm.toml as it was."""
+        return False
 
     def state(self) -> State:
         """Read whether the machine is off, running, or something else (paused, stuck)."""
@@ -110,6 +124,10 @@ class QemuMachine:
             return (str(error),)
         return tuple(self._find_problems(config, media))
 
+    def remarks(self, media: Media) -> tuple[str, ...]:  # noqa: ARG002 - the same for all
+        """Say nothing: all that matters stands in the way or does not."""
+        return ()
+
     def _find_problems(self, config: VmConfig, media: Media) -> Iterator[str]:
         for program in (PROGRAM, IMAGE_PROGRAM):
             if shutil.which(program) is None:
@@ -117,24 +135,46 @@ class QemuMachine:
                 return
         if not os.access(self._path.parent, os.W_OK):
             yield f"{self._path} cannot be changed: its folder is not writable"
-        yield from _find_iso_problems(config, media)
-        yield from _find_disk_problems(config)
-        yield from _find_shared_files(config, media)
+        yield from find_iso_problems(config, media)
+        yield from find_disk_problems(config)
+        yield from find_shared_files(config, media)
         if self._com1_socket(config) != self._qemu.com1_socket:
-            yield from _find_com1_problems(config)
+            yield from find_com1_problems(config)
 
     def capture(self) -> Configuration:
         """Read vm.toml, every byte of it."""
         content = base64.b64encode(self._read()).decode()
         return {"path": str(self._path), "content_base64": content}
 
+    def prepare_media(self, media: Media, tell: Callable[[Progress], None]) -> Media:  # noqa: ARG002
+        """Return the media: QEMU reads them where they are."""
+        return media
+
     def attach(self, media: Media) -> None:
-        """Put both ISOs in, DVD first, a legacy adapter, COM1 on our own socket."""
+        """Put the ISOs in, DVD first, a legacy adapter, COM1 on our own socket."""
         attached = self._plan_attached_file(media)
         if attached == self._read():
             return
         self._require_off()
         write_vm_config(self._path, attached)
+
+    def insert_payload(self, media: Media) -> None:
+        """Exchange the ISO in the lowest DVD drive; not by force, as the guest may hold it."""
+        if media.payload_iso is None:
+            return
+        drive = min(dvd.slot for dvd in self._load().dvds)
+        arguments: dict[str, object] = {
+            "id": dvd_device_id(drive),
+            "filename": str(media.payload_iso.absolute()),
+            "format": "raw",
+            "read-only-mode": "read-only",
+        }
+        try:
+            self._qemu.execute(Command("blockdev-change-medium", arguments))
+        except MachineError as error:
+            raise MachineError(
+                f"cannot exchange the ISO in the DVD drive of {self.name}, {drive}: {error}"
+            ) from error
 
     def detach(self, captured: Configuration, *, keep_adapter: bool) -> None:
         """Restore vm.toml; one that somebody else has changed must hold nothing of attach's."""
@@ -158,7 +198,7 @@ class QemuMachine:
     def _plan_attached_file(self, media: Media) -> bytes:
         current = self._read()
         payload = media.payload_iso.absolute() if media.payload_iso is not None else None
-        absolute = Media(media.live_iso.absolute(), payload)
+        absolute = replace(media, live_iso=media.live_iso.absolute(), payload_iso=payload)
         wanted = plan_attached(self._parse(current), absolute, self._qemu.com1_socket)
         return edit_vm_config(current, self._path, wanted)
 
@@ -221,6 +261,26 @@ class QemuMachine:
                 f"cannot change the configuration of {self.name}: it is {_STATE_WORDS[state]}"
             )
 
+    def prepare_confirm(self, *, com1: bool) -> None:
+        """Do nothing: vm.toml as it was is what the boot is watched with."""
+
+    # Checkpoints.
+
+    def can_checkpoint(self) -> bool:
+        """Say no: the disks' formats differ in what they can keep."""
+        return False
+
+    def take_checkpoint(self, name: str) -> None:
+        """Refuse. Raises MachineError."""
+        raise MachineError(f"cannot take the checkpoint {name}: {self.name} has none")
+
+    def remove_checkpoint(self, name: str) -> None:
+        """Do nothing: none is there."""
+
+    def how_to_use_checkpoint(self, name: str) -> str:
+        """Say that there is none."""
+        return f"{self.name} has no checkpoint {name}"
+
     # Power.
 
     def start(self) -> None:
@@ -229,12 +289,12 @@ class QemuMachine:
             raise MachineError(f"cannot start {self.name}: it is already on")
         config = self._load()
         self._qemu.make_folder()
-        for problem in _find_com1_problems(config):
+        for problem in find_com1_problems(config):
             raise MachineError(f"cannot start {self.name}: {problem}")
         try:
             self._qemu.start(self._build_command(config))
         except (MachineError, OSError) as error:
-            raise MachineError(f"cannot start {self.name}: {_explain(str(error))}") from error
+            raise MachineError(f"cannot start {self.name}: {explain(str(error))}") from error
 
     def _build_command(self, config: VmConfig) -> list[str]:
         return build_command(
@@ -253,7 +313,7 @@ class QemuMachine:
 
     def _remove_stale_socket(self, path: Path) -> None:
         """Remove the socket that a QEMU which was killed has left behind."""
-        if path.is_socket() and not _is_served(path):
+        if path.is_socket() and not is_served(path):
             path.unlink()
 
     def wait_off(self, timeout: float) -> bool:
@@ -315,103 +375,14 @@ class QemuMachine:
         """Read the text on the screen; None in a graphics mode."""
         return read_screen_text(self._qemu)
 
+    def heartbeat(self) -> str | None:
+        """Say nothing: there are no integration services."""
+        return None
+
 
 def _with_attached_adapter(config: VmConfig) -> VmConfig:
     return replace(config, network=plan_attached_adapter(config.network))
 
 
-# What stands in a run's way.
-
-
 def _slot(dvd: DvdConfig) -> Slot:
     return dvd.slot
-
-
-def _find_iso_problems(config: VmConfig, media: Media) -> Iterator[str]:
-    yield from _find_iso_problem("the live ISO", media.live_iso)
-    if media.payload_iso is not None:
-        yield from _find_iso_problem("the payload ISO", media.payload_iso)
-    for number, dvd in enumerate(config.dvds, 1):
-        if dvd.iso is not None:
-            yield from _find_file_problem(f"the ISO of [[dvd]] {number}", dvd.iso, os.R_OK)
-
-
-def _find_iso_problem(what: str, path: Path) -> Iterator[str]:
-    problems = tuple(_find_file_problem(what, path, os.R_OK))
-    yield from problems
-    if not problems and not _is_disc_image(path):
-        yield f"{what}, {path}, is no disc image (neither ISO 9660 nor UDF)"
-
-
-def _is_disc_image(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(_DESCRIPTOR_OFFSET)
-        return file.read(5) in _DESCRIPTORS
-
-
-def _find_disk_problems(config: VmConfig) -> Iterator[str]:
-    for number, disk in enumerate(config.disks, 1):
-        what = f"the image of [[disk]] {number}"
-        problems = tuple(_find_file_problem(what, disk.path, os.R_OK | os.W_OK))
-        yield from problems or _find_image_problem(what, disk.path, disk.format)
-
-
-def _find_image_problem(what: str, path: Path, image_format: str) -> Iterator[str]:
-    """Let QEMU look: is it of that format, and does nobody else use it?"""
-    command = [IMAGE_PROGRAM, "info", "-f", image_format, str(path)]
-    result = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=IMAGE_TIMEOUT
-    )
-    if result.returncode != 0:
-        yield f"{what}, {path}, cannot be used as {image_format}: {_explain(result.stderr)}"
-
-
-def _find_file_problem(what: str, path: Path, access: int) -> Iterator[str]:
-    if not path.exists():
-        yield f"{what}, {path}, does not exist"
-    elif not path.is_file():
-        yield f"{what}, {path}, is not a file"
-    elif not os.access(path, access):
-        yield f"{what}, {path}, cannot be {'written' if access & os.W_OK else 'read'}"
-
-
-def _find_shared_files(config: VmConfig, media: Media) -> Iterator[str]:
-    """Find files that have two roles of which at most one can be right."""
-    roles = list(zip(("the live ISO", "the payload ISO"), media.isos, strict=False))
-    roles += [(f"[[disk]] {number}", disk.path) for number, disk in enumerate(config.disks, 1)]
-    present = [(what, path) for what, path in roles if path.exists()]
-    for (what, path), (other, other_path) in itertools.combinations(present, 2):
-        if path.samefile(other_path):
-            yield f"{what} and {other} are the same file, {path}"
-
-
-def _find_com1_problems(config: VmConfig) -> Iterator[str]:
-    """Look at the user's own socket: QEMU would silently take its place, whatever it is."""
-    path = config.com1.socket if config.com1 else None
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        yield f"the folder of COM1's socket {path} does not exist"
-    elif path.exists() and not path.is_socket():
-        yield f"COM1's socket {path} would replace another file"
-    elif _is_served(path):
-        yield f"COM1's socket {path} is in use by another process"
-
-
-def _is_served(path: Path) -> bool:
-    """Whether a process listens on a Unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.setblocking(False)
-        try:
-            client.connect(str(path))
-        except BlockingIOError:
-            return True  # it listens, and its queue is full
-        except OSError:
-            return False
-    return True
-
-
-def _explain(words: str) -> str:
-    """Say what QEMU means by its words where that is known."""
-    locked = _LOCKED_IMAGE.search(words)
-    return f"another process is using {locked[1]}" if locked else words.strip()

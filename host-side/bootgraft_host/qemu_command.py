@@ -119,11 +119,18 @@ def _ide_device(
     driver: str, device: DiskConfig | DvdConfig, boot_indexes: dict[Slot, int], *, has_medium: bool
 ) -> str:
     options = [driver, f"bus=ide.{device.slot.channel}", f"unit={device.slot.unit}"]
+    if isinstance(device, DvdConfig):
+        options.append(f"id={dvd_device_id(device.slot)}")
     if has_medium:
         options.append(f"drive={_node_name(device.slot)}")
     if device.slot in boot_indexes:
         options.append(f"bootindex={boot_indexes[device.slot]}")
     return ",".join(options)
+
+
+def dvd_device_id(slot: Slot) -> str:
+    """Name a DVD drive for QEMU's monitor."""
+    return f"dvd{slot.channel}-{slot.unit}"
 
 
 def _node_name(slot: Slot) -> str:

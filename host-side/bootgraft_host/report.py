@@ -17,8 +17,8 @@ from rich.text import Text
 
 from bootgraft_agent.wire import JSON
 from bootgraft_host import replies
-from bootgraft_host.results import Outcome, RunResult
-from bootgraft_host.runs import StateDirectory, Unfinished
+from bootgraft_host.results import Outcome, Proof, RunResult
+from bootgraft_host.runs import DamagedRecordError, StateDirectory, Unfinished
 from bootgraft_host.text import printable, printable_lines
 
 _HEADLINES: Mapping[Outcome, str] = {
@@ -34,6 +34,10 @@ _HEADLINES: Mapping[Outcome, str] = {
     "failed": "failed",
     "left": "failed, with something left to do",
     "unproven": "the boot is not proven",
+}
+_PROOFS: Mapping[Proof, str] = {
+    "com1": "the guest's own words on COM1",
+    "heartbeat": "the guest's own sign of life",
 }
 _UNCHANGED: frozenset[Outcome] = frozenset({"refused", "invalid", "failed"})
 _DIFF_STYLES = {"+": "green", "-": "red", "@": "cyan"}
@@ -162,10 +166,13 @@ def print_message(message: str, console: Console) -> None:
 def print_status(
     state: StateDirectory,
     unfinished: Sequence[tuple[Unfinished, bool]],
+    damaged: Sequence[DamagedRecordError],
     runs: Sequence[Mapping[str, JSON]],
     console: Console,
 ) -> None:
     """Print which machines are not restored (and whether a controller is at it), and all runs."""
+    for error in damaged:
+        console.print(f"a machine is not restored: {printable(str(error))}")
     for record, at_work in unfinished:
         name = printable(record.machine_name)
         if at_work:
@@ -175,7 +182,7 @@ def print_status(
             console.print(f"  {state.command('recover', record.target).strip('`')}")
     for run in runs:
         console.print("  ".join(printable(str(each)) for each in run.values()))
-    if not unfinished and not runs:
+    if not unfinished and not damaged and not runs:
         console.print("no runs yet")
 
 
@@ -237,8 +244,8 @@ def _describe_boot(result: RunResult) -> Iterator[str]:
         yield "its boot was not tried again; `bootgraft confirm` does that"
     if boot is None:
         return
-    if boot.proven:
-        yield f"boot proven after {boot.seconds:.0f} s by the guest's own words on COM1:"
+    if boot.proof is not None:
+        yield f"boot proven after {boot.seconds:.0f} s by {_PROOFS[boot.proof]}:"
         yield from (f"  {printable(line)}" for line in boot.evidence)
     elif result.exit_status == 0:
         yield "its boot was started and shown, not proven; --expect REGEX proves it"

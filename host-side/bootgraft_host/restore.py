@@ -2,7 +2,7 @@
 
 Its configuration is captured and on disk before the first change (`safeguarded`); that record is
 the only truth for restoring. It is removed when the machine is restored; while it is there, the
-machine is not, and `recover` does it.
+machine is not, and `recover` does it. A checkpoint goes once nobody will want to go back to it.
 """
 
 import logging
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from bootgraft_host.job import Deadlines, Job, NotRestoredError, describe, how_to_go_on
 from bootgraft_host.machine import Configuration, Machine, MachineError
-from bootgraft_host.runs import Unfinished
+from bootgraft_host.runs import StateDirectory, Unfinished
 from bootgraft_host.signals import uninterrupted
 from bootgraft_host.text import printable
 
@@ -49,6 +49,7 @@ def _finish(job: Job, failure: BaseException | None) -> None:
     assert record is not None  # noqa: S101 - set by safeguarded
     job.result.adapter_kept = record.stage == "grafted"
     if job.result.left_running:
+        _settle_checkpoint(job, record)
         job.state.remove_unfinished(record.machine_id)
         return
     job.step("restore", "leave the machine off and as it was")
@@ -66,8 +67,9 @@ def settle_earlier_run(job: Job) -> None:
         return
     if job.machine.state() != "off":
         raise NotRestoredError(
-            f"an earlier run ({record.run_id}) of {job.machine.name} was cut off, and the machine"
-            f" is on: {job.state.command('recover', job.target)} turns it off and restores it"
+            f"an earlier run ({record.run_id}) of {record.machine_name} was cut off, and the"
+            f" machine is on: {job.state.command('recover', job.target)} turns it off and restores"
+            " it"
         )
     recover(job, record)
 
@@ -99,13 +101,40 @@ def _restore_or_say_what_is_left(
             keep_adapter=record.stage == "grafted",
             deadlines=job.deadlines,
         )
+        _settle_checkpoint(job, record)
         job.state.remove_unfinished(record.machine_id)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told in words
         before = f"{describe(failure)}; " if failure else ""
         raise NotRestoredError(
-            f"{before}{job.machine.name} could not be restored ({describe(error)}):"
-            f" {how_to_restore(job)}"
+            f"{before}{record.machine_name} could not be restored ({describe(error)}):"
+            f" {how_to_restore(job.state, record.machine_name, job.target)}"
         ) from (failure or error)
+
+
+def _settle_checkpoint(job: Job, record: Unfinished) -> None:
+    """Remove the run's checkpoint, unless the guest may be changed and its boot is not proven."""
+    name = record.checkpoint
+    if name is None:
+        return
+    if _may_be_wanted(job, record):
+        what = "stays" if record.run_id == job.run.run_id else "may still be there"
+    else:
+        job.step("remove_checkpoint", "remove the checkpoint")
+        try:
+            job.machine.remove_checkpoint(name)
+        except Exception as error:  # noqa: BLE001 - a checkpoint too many harms nobody
+            what = f"may still be there, as its removal failed ({describe(error)})"
+        else:
+            return
+    job.result.checkpoint = name
+    job.warn(f"the checkpoint {name} {what}: {job.machine.how_to_use_checkpoint(name)}")
+
+
+def _may_be_wanted(job: Job, record: Unfinished) -> bool:
+    result = job.result
+    is_proven = result.confirmation is not None and result.confirmation.proven
+    is_unchanged = result.plan is not None and result.plan.already_grafted
+    return record.stage != "captured" and not is_proven and not is_unchanged
 
 
 def restore(
@@ -126,11 +155,11 @@ def _restore_once(
     machine.detach(captured, keep_adapter=keep_adapter)
 
 
-def how_to_restore(job: Job) -> str:
+def how_to_restore(state: StateDirectory, name: str, target: str) -> str:
     """Name the command that restores a machine."""
     return (
-        f"{job.machine.name} may still be on, with the media in it and its hardware changed;"
-        f" {job.state.command('recover', job.target)} turns it off and restores it"
+        f"{name} may still be on, with the media in it and its hardware changed;"
+        f" {state.command('recover', target)} turns it off and restores it"
     )
 
 

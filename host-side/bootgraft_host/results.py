@@ -27,6 +27,8 @@ Outcome = Literal[
     "unproven",
 ]
 
+Proof = Literal["com1", "heartbeat"]  # whose word proves a boot
+
 DONE: Mapping[Command, Outcome] = {
     "run": "grafted",
     "inspect": "inspected",
@@ -40,10 +42,16 @@ DONE: Mapping[Command, Outcome] = {
 class Confirmation:
     """The boot from the machine's own disk, without our media."""
 
-    proven: bool
-    evidence: tuple[str, ...]  # the lines of COM1's text that --expect matched
+    proof: Proof | None  # None: the boot is not proven
+    evidence: tuple[str, ...]  # the lines of COM1's text that --expect matched, or the heartbeat
     seconds: float  # from power-on
     pictures: tuple[Path, ...]
+    heartbeat: str | None = None  # the last word of the guest's integration services
+
+    @property
+    def proven(self) -> bool:
+        """Whether the guest itself has said that it runs."""
+        return self.proof is not None
 
 
 @dataclass(slots=True)
@@ -71,6 +79,7 @@ class RunResult:
     machine_restored: bool = True
     adapter_kept: bool = False
     left_running: bool = False
+    checkpoint: str | None = None  # the one that was taken and stays
     notes: list[str] = field(default_factory=list)  # warnings of the controller's own
 
     @property
@@ -100,6 +109,7 @@ class RunResult:
                 "restored": self.machine_restored,
                 "adapter": "legacy" if self.adapter_kept else "as captured",
                 "left_running": self.left_running,
+                "checkpoint": self.checkpoint,
             },
             "agent": _plain(self.agent),
             "facts": self._facts(),
@@ -121,7 +131,9 @@ class RunResult:
             return None
         return {
             "proven": self.confirmation.proven,
+            "proof": self.confirmation.proof,
             "evidence": self.confirmation.evidence,
+            "heartbeat": self.confirmation.heartbeat,
             "seconds": round(self.confirmation.seconds, 1),
             "pictures": [str(path) for path in self.confirmation.pictures],
         }

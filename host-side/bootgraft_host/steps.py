@@ -6,6 +6,7 @@ Plain functions, each with its deadline; each may be done again.
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from bootgraft_agent.errors import (
     BootgraftError,
@@ -33,30 +34,54 @@ from bootgraft_host.text import printable
 log = logging.getLogger(__name__)
 
 
-def preflight(job: Job, media: Media) -> None:
+def preflight(job: Job, media: Media, *, checkpoint: bool) -> None:
     """Refuse, before anything is changed, what could not be done. Raises RefusedError."""
     job.step("preflight", "check the machine and the media")
-    problems = job.machine.problems(media)
+    problems = list(job.machine.problems(media))
+    if checkpoint and not job.machine.can_checkpoint():
+        problems.append("no checkpoint of it can be taken: leave --checkpoint out")
     if problems:
         raise RefusedError(f"{job.machine.name} is not ready: " + "; ".join(problems))
+    for remark in job.machine.remarks(media):
+        job.warn(remark)
+
+
+def upload(job: Job, media: Media) -> Media:
+    """Have the media where the machine can read them; give their paths there."""
+    if media.upload:
+        job.step("upload", "copy the ISOs to the machine's host")
+    return job.machine.prepare_media(media, job.event)
+
+
+def take_checkpoint(job: Job) -> None:
+    """Keep the machine as it is; the record knows of it before it is made."""
+    job.step("checkpoint", "take a checkpoint of the machine")
+    assert job.record is not None  # noqa: S101 - this is called within safeguarded
+    name = f"bootgraft {job.run.run_id}"
+    job.record = replace(job.record, checkpoint=name)
+    job.state.store_unfinished(job.record)
+    job.machine.take_checkpoint(name)
 
 
 def attach(job: Job, media: Media) -> None:
-    """Put the media in, DVD first, a legacy network adapter, COM1 to us."""
-    job.step("attach", "attach the media, a legacy network adapter and COM1")
+    """Put the media in, DVD first, COM1 to us."""
+    job.step("attach", "attach the media and COM1, with the DVD first")
     job.machine.attach(media)
 
 
 @contextmanager
-def live_system(job: Job) -> Iterator[Client]:
-    """Boot the live system and meet the agent in it."""
+def live_system(job: Job, media: Media) -> Iterator[Client]:
+    """Boot the live system and meet the agent in it, with the payload in its drive."""
     job.step("boot", "start the live system")
     job.machine.start()
     transcript = job.run.open_transcript("console")
     try:
         link = job.machine.open_serial(job.deadlines.serial, transcript=transcript)
         try:
-            yield handshake(job, link)
+            client = handshake(job, link)
+            if media.one_drive and media.payload_iso is not None:
+                exchange(job, media)
+            yield client
         finally:
             link.close()
     finally:
@@ -78,6 +103,12 @@ def handshake(job: Job, line: Line) -> Client:
             ScreenWatch(job.machine, job.run, job.warn).take("no-hello")
         raise
     return client
+
+
+def exchange(job: Job, media: Media) -> None:
+    """Put the payload where the live ISO was, which the live system does not need any more."""
+    job.step("exchange", "exchange the live ISO for the payload")
+    job.machine.insert_payload(media)
 
 
 def inspect(job: Job, client: Client, options: Mapping[str, str]) -> None:
@@ -210,7 +241,7 @@ def power_off(job: Job, client: Client) -> None:
 
 
 def detach(job: Job) -> None:
-    """Take the media out after a graft; the legacy adapter stays."""
+    """Take the media out after a graft; the adapter is a legacy one from here on."""
     job.step("detach", "detach the media and restore the hardware")
     assert job.record is not None  # noqa: S101 - detach is called within safeguarded
     job.machine.detach(job.record.configuration, keep_adapter=True)

@@ -306,10 +306,10 @@ def plan_attached(config: VmConfig, media: Media, com1_socket: Path) -> VmConfig
 
     A change of what it returned is no change. Raises MachineError where no IDE slot is free.
     """
-    added = _plan_added_drives(config, len(media.isos))
+    added = _plan_added_drives(config, len(media.attached))
     dvds = (*config.dvds, *(DvdConfig(slot) for slot in added))
     slots = sorted(dvd.slot for dvd in dvds)
-    isos = dict(zip(slots, media.isos, strict=False))
+    isos = dict(zip(slots, media.attached, strict=False))
     return replace(
         config,
         boot_order=("dvd", *(name for name in config.boot_order if name != "dvd")),
@@ -332,9 +332,10 @@ def _plan_added_drives(config: VmConfig, wanted: int) -> list[Slot]:
     free = sorted(set(ALL_SLOTS) - set(config.used_slots), key=lambda slot: (slot < lowest, slot))
     missing = max(0, wanted - len(config.dvds))
     if len(free) < missing:
+        way_out = "; --one-drive makes do with one drive" if config.dvds or free else ""
         raise MachineError(
             f"cannot add a DVD drive to {config.name}: {missing} more must be added for"
-            f" {wanted} ISOs, but {len(free)} of the four IDE slots are free"
+            f" {wanted} ISOs, but {len(free)} of the four IDE slots are free{way_out}"
         )
     return free[:missing]
 

@@ -2,27 +2,28 @@
 
 ::
 
-    run       preflight  capture  attach  boot  handshake  inspect  plan  apply  power_off
-              detach  confirm  restore
+    run       preflight  capture  (upload)  (checkpoint)  attach  boot  handshake  (exchange)
+              inspect  plan  apply  power_off  detach  confirm  restore  (remove_checkpoint)
     inspect   ... inspect  power_off  restore
     rollback  ... rollback  power_off  restore
     confirm   capture  confirm  restore
     recover   restore, from the record of an earlier run
 
-Whatever goes wrong is in the result. RefusedError is raised only where another controller works on
-the machine.
+Steps in brackets are done where they were asked for. Whatever goes wrong is in the result.
+RefusedError is raised where another controller works on the machine; MachineError, or
+NotRestoredError with a record that is left, where that cannot be found out.
 """
 
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
 from bootgraft_host.confirm import confirm, require_com1
 from bootgraft_host.job import Job, NotRestoredError, Setup, UnprovenError, describe
-from bootgraft_host.machine import Media
+from bootgraft_host.machine import MachineError, Media
 from bootgraft_host.restore import how_to_restore, recover, safeguarded, settle_earlier_run
 from bootgraft_host.results import DONE, Command, Outcome, RunResult
 from bootgraft_host.runs import DamagedRecordError, utc_now
@@ -37,6 +38,8 @@ from bootgraft_host.steps import (
     power_off,
     preflight,
     rollback,
+    take_checkpoint,
+    upload,
 )
 from bootgraft_host.text import printable
 
@@ -52,15 +55,19 @@ class GraftOrder:
     dry_run: bool = False
     expect: re.Pattern[str] | None = None
     leave_running: bool = False
+    checkpoint: bool = False
 
 
 def run_graft(setup: Setup, order: GraftOrder) -> RunResult:
     """Graft the machine's guest and prove its boot."""
 
     def work(job: Job) -> None:
-        require_com1(job, order.expect)
-        with _prepared(job, order.media):
-            with live_system(job) as client:
+        settle_earlier_run(job)
+        require_com1(job, order.expect, leave_running=order.leave_running)
+        preflight(job, order.media, checkpoint=order.checkpoint)
+        keep = order.checkpoint and not order.dry_run
+        with _prepared(job, order.media, checkpoint=keep) as media:
+            with live_system(job, media) as client:
                 plan = make_plan(job, client, order.options)
                 if not order.dry_run:
                     graft(job, client, order.options, plan)
@@ -76,7 +83,9 @@ def run_inspect(setup: Setup, media: Media, options: Mapping[str, str]) -> RunRe
     """Look at the machine's guest, change nothing."""
 
     def work(job: Job) -> None:
-        with _prepared(job, media), live_system(job) as client:
+        settle_earlier_run(job)
+        preflight(job, media, checkpoint=False)
+        with _prepared(job, media) as prepared, live_system(job, prepared) as client:
             inspect(job, client, options)
             power_off(job, client)
 
@@ -89,7 +98,9 @@ def run_rollback(
     """Take a graft back in the machine's guest; the machine's configuration stays as it is."""
 
     def work(job: Job) -> None:
-        with _prepared(job, media), live_system(job) as client:
+        settle_earlier_run(job)
+        preflight(job, media, checkpoint=False)
+        with _prepared(job, media) as prepared, live_system(job, prepared) as client:
             rollback(job, client, options, run_id)
             power_off(job, client)
 
@@ -102,8 +113,8 @@ def run_confirm(
     """Boot a machine that is grafted already, to prove it."""
 
     def work(job: Job) -> None:
-        require_com1(job, expect)
         settle_earlier_run(job)
+        require_com1(job, expect, leave_running=leave_running)
         if job.machine.state() != "off":
             raise RefusedError(f"{job.machine.name} is not off: its boot is proven from power-on")
         with safeguarded(job):
@@ -120,25 +131,27 @@ def run_recover(setup: Setup) -> RunResult:
         if record is None:
             job.result.message = f"{job.machine.name} has no unfinished run"
         else:
+            job.result.machine_name = record.machine_name
             recover(job, record)
 
     return _perform("recover", setup, work)
 
 
 @contextmanager
-def _prepared(job: Job, media: Media) -> Iterator[None]:
-    """Have the machine ready to boot the live system; restore it afterwards."""
-    settle_earlier_run(job)
-    preflight(job, media)
+def _prepared(job: Job, media: Media, *, checkpoint: bool = False) -> Iterator[Media]:
+    """Have the machine ready to boot the live system from these media; restore it afterwards."""
     with safeguarded(job):
+        media = upload(job, media)
+        if checkpoint:
+            take_checkpoint(job)
         attach(job, media)
-        yield
+        yield media
 
 
 def _perform(command: Command, setup: Setup, work: Callable[[Job], None]) -> RunResult:
     """Do the work under the machine's lock; turn whatever comes out of it into a result."""
     machine = setup.machine
-    with setup.state.locked(machine.machine_id), machine.claim():
+    with setup.state.locked(machine.machine_id), _claimed(setup):
         run = setup.state.create_run(machine.name)
         result = RunResult(command, run.run_id, run.directory, machine.machine_id, machine.name)
         job = Job(setup, run, result)
@@ -152,6 +165,23 @@ def _perform(command: Command, setup: Setup, work: Callable[[Job], None]) -> Run
             with uninterrupted():
                 _store_result(job)
         return result
+
+
+@contextmanager
+def _claimed(setup: Setup) -> Iterator[None]:
+    """Hold the machine's claim; where it cannot be had, say so of a record that is left, too."""
+    machine, state = setup.machine, setup.state
+    with ExitStack() as claim:
+        try:
+            claim.enter_context(machine.claim())
+        except MachineError as error:
+            record = state.read_unfinished(machine.machine_id)
+            if record is None:
+                raise
+            raise NotRestoredError(
+                f"{error}; {how_to_restore(state, record.machine_name, machine.target)}"
+            ) from error
+        yield
 
 
 def _store_result(job: Job) -> None:
@@ -186,7 +216,8 @@ def _note_failure(job: Job, error: BaseException) -> None:
     default: Outcome = "refused" if isinstance(error, RefusedError) else "failed"
     result.outcome = outcomes.get(result.exit_status, default)
     if not result.machine_restored and not isinstance(error, NotRestoredError | DamagedRecordError):
-        result.message += f"; {how_to_restore(job)}"
+        how = how_to_restore(job.state, result.machine_name, job.target)
+        result.message += f"; {how}"
 
 
 def _judge(job: Job, error: BaseException) -> int:

@@ -7,15 +7,16 @@ answers as the agent does while the live ISO boots, and as a guest of its own ot
 import json
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bootgraft_agent.wire import JSON
 from bootgraft_host.link import Link, unix_url
 from bootgraft_host.machine import Configuration, MachineError, Media, State
+from bootgraft_host.replies import Progress
 from host.scripted_agent import Body, ScriptedAgent
 
 MARKER = "booted with token 4711"
@@ -24,7 +25,9 @@ CONFIGURATION: dict[str, JSON] = {
     "boot_order": ["disk", "dvd"],
     "adapter": {"kind": "synthetic", "mac": "52:54:00:12:34:56"},
     "com1": "",
+    "automatic": "as its owner likes it",
 }
+HOST_FOLDER = Path("/on/the/host")  # where uploads go
 UNTOUCHED: dict[str, JSON] = {"grafted_by": None, "writes": 0}
 MENU_SCREEN = "    GNU GRUB  version 0.97\n  bootgraft"
 
@@ -67,11 +70,15 @@ class Guest:
     errors: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # by request
     answers: Mapping[str, JSON] = field(default_factory=dict)  # results by request
     powers_off: bool = True
+    heartbeats: Sequence[str | None] = ()  # of its own boot; the last one goes on
     at_request: Callable[[str], None] = lambda _: None  # called first of all with its name
 
 
 class SimulatedMachine:
-    """machine.Machine, with its rules; `fault` is called at each method's beginning and end."""
+    """machine.Machine, with its rules; `fault` is called at each method's beginning and end.
+
+    `calls` lists these moments. What the machine can do is set by its attributes.
+    """
 
     def __init__(
         self,
@@ -85,15 +92,30 @@ class SimulatedMachine:
         self.heard_by_guest = b""  # on COM1, while it booted from its own disk
         self.screens = [MENU_SCREEN, MENU_SCREEN, "login:"]
         self.blind = False
+        self.own_com1 = True
+        self.can_lend_com1 = False
+        self.takes_checkpoints = False
+        self.remarked: tuple[str, ...] = ()
+        self.name = "appliance"
+        self.machine_id = "appliance-1"
+        self.target = "/vms/my vm.toml"
+        self.calls: list[str] = []
+        self.dvds_at: dict[str, list[str]] = {}  # by request
+        self._heartbeats = list(self.guest.heartbeats)
         self._agent: ScriptedAgent | None = None
         self._pending: Body | None = None
         self._guests_end: socket.socket | None = None
         self._lock = threading.Lock()
         if not file.exists():
-            self._write({"on": False, "configuration": CONFIGURATION, "disk": UNTOUCHED})
-
-    name = "appliance"
-    machine_id = "appliance-1"
+            self._write(
+                {
+                    "on": False,
+                    "configuration": CONFIGURATION,
+                    "disk": UNTOUCHED,
+                    "uploads": [],
+                    "checkpoints": [],
+                }
+            )
 
     # What tests look at.
 
@@ -107,62 +129,121 @@ class SimulatedMachine:
         found: dict[str, Any] = self._read()["disk"]
         return found
 
+    @property
+    def uploads(self) -> list[str]:
+        found: list[str] = self._read()["uploads"]
+        return found
+
+    @property
+    def checkpoints(self) -> list[str]:
+        found: list[str] = self._read()["checkpoints"]
+        return found
+
     # The protocol.
 
     def claim(self) -> AbstractContextManager[None]:
+        self._mark("claim")
         return nullcontext()
 
     def has_com1(self) -> bool:
-        return True
+        return self.own_com1
+
+    def lends_com1(self) -> bool:
+        return self.can_lend_com1
 
     def state(self) -> State:
-        self.fault("state")
+        self._mark("state")
         return "running" if self._read()["on"] else "off"
 
     def problems(self, media: Media) -> tuple[str, ...]:
-        self.fault("problems")
+        self._mark("problems")
         if self._read()["on"]:
             return ("appliance is running; shut it down first",)
-        wanted = (media.live_iso, media.payload_iso)
-        return tuple(f"{iso} does not exist" for iso in wanted if iso and not iso.exists())
+        return tuple(f"{iso} does not exist" for iso in media.isos if not iso.exists())
+
+    def remarks(self, media: Media) -> tuple[str, ...]:
+        self._mark("remarks")
+        return self.remarked
 
     def capture(self) -> Configuration:
-        self.fault("capture")
+        self._mark("capture")
         return self.configuration
 
+    def prepare_media(self, media: Media, tell: Callable[[Progress], None]) -> Media:
+        self._mark("prepare_media")
+        if not media.upload:
+            return media
+        paths = [HOST_FOLDER / iso.name for iso in media.isos]
+        for path in paths:
+            self._change(uploads=[*self.uploads, str(path)])
+            tell(Progress(0, f"copy {path.name}", 6, 6))
+        self._mark("prepare_media, done")
+        payload = paths[1] if media.payload_iso is not None else None
+        return replace(media, live_iso=paths[0], payload_iso=payload, upload=False)
+
     def attach(self, media: Media) -> None:
-        self.fault("attach")
-        dvds = [str(iso) for iso in (media.live_iso, media.payload_iso) if iso]
+        self._mark("attach")
+        dvds = [str(iso) for iso in media.attached]
         adapter = {**self.configuration["adapter"], "kind": "legacy"}
         self._configure(dvds=dvds)
-        self.fault("attach, half done")
+        self._mark("attach, half done")
         self._configure(boot_order=["dvd", "disk"], adapter=adapter, com1="ours")
-        self.fault("attach, done")
+        self._mark("attach, done")
+
+    def insert_payload(self, media: Media) -> None:
+        self._mark("insert_payload")
+        if not self._is_on():
+            raise MachineError("appliance is off: nobody needs another DVD")
+        self._change(configuration={**self.configuration, "dvds": [str(media.payload_iso)]})
+        self._mark("insert_payload, done")
 
     def detach(self, captured: Configuration, *, keep_adapter: bool) -> None:
-        self.fault("detach")
+        self._mark("detach")
         wanted = dict(captured)
         if keep_adapter:
             wanted["adapter"] = self.configuration["adapter"]
         self._configure(dvds=wanted["dvds"], com1=wanted["com1"])
-        self.fault("detach, half done")
+        self._mark("detach, half done")
         self._configure(**wanted)
-        self.fault("detach, done")
+        self._change(uploads=[])
+        self._mark("detach, done")
+
+    def prepare_confirm(self, *, com1: bool) -> None:
+        self._mark("prepare_confirm")
+        assert not (com1 and self.own_com1)
+        self._configure(automatic="nothing", **({"com1": "lent"} if com1 else {}))
+        self._mark("prepare_confirm, done")
+
+    def can_checkpoint(self) -> bool:
+        return self.takes_checkpoints
+
+    def take_checkpoint(self, name: str) -> None:
+        self._mark("take_checkpoint")
+        self._change(checkpoints=[*self.checkpoints, name])
+        self._mark("take_checkpoint, done")
+
+    def remove_checkpoint(self, name: str) -> None:
+        self._mark("remove_checkpoint")
+        self._change(checkpoints=[each for each in self.checkpoints if each != name])
+        self._mark("remove_checkpoint, done")
+
+    def how_to_use_checkpoint(self, name: str) -> str:
+        return f"Restore-It {name!r}, Remove-It {name!r}"
 
     def start(self) -> None:
-        self.fault("start")
+        self._mark("start")
         if self._read()["on"]:
             raise MachineError("appliance is already on")
         self._change(on=True)
-        self.fault("start, done")
+        self._mark("start, done")
 
     def turn_off(self) -> None:
-        self.fault("turn_off")
+        self._mark("turn_off")
         self._power_down()
-        self.fault("turn_off, done")
+        self._mark("turn_off, done")
 
     def wait_off(self, timeout: float) -> bool:
-        self.fault("wait_off")
+        self._mark("wait_off")
         agent = self._agent
         if agent is not None and self.guest.powers_off:
             agent.stopped.wait(timeout)
@@ -171,9 +252,11 @@ class SimulatedMachine:
     def open_serial(
         self, timeout: float, *, transcript: Callable[[bytes], None] | None = None
     ) -> Link:
-        self.fault("open_serial")
+        self._mark("open_serial")
         if not self._read()["on"]:
             raise MachineError("appliance is off: it has no COM1 to open")
+        if not self.own_com1 and not self.configuration["com1"]:
+            raise MachineError("appliance has no COM1 that is connected")
         path = self.file.with_suffix(".com1")
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as com1:
@@ -183,25 +266,35 @@ class SimulatedMachine:
             if not link.wait_connected(timeout):
                 raise MachineError("no connection to COM1 of appliance")
             self._boot(com1.accept()[0])
-        self.fault("open_serial, done")
+        self._mark("open_serial, done")
         return link
 
     def take_screenshot(self, path: Path) -> None:
-        self.fault("take_screenshot")
+        self._mark("take_screenshot")
         if not self._read()["on"]:
             raise MachineError("appliance is off: it shows nothing")
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + self.screens[0].encode())
 
     def read_screen_text(self) -> str | None:
-        self.fault("read_screen_text")
+        self._mark("read_screen_text")
         if self.blind:
             return None
         return self.screens.pop(0) if len(self.screens) > 1 else self.screens[0]
+
+    def heartbeat(self) -> str | None:
+        self._mark("heartbeat")
+        if not self._heartbeats:
+            return None
+        return self._heartbeats.pop(0) if len(self._heartbeats) > 1 else self._heartbeats[0]
 
     def close(self) -> None:
         """Nothing is held."""
 
     # Inside.
+
+    def _mark(self, moment: str) -> None:
+        self.calls.append(moment)
+        self.fault(moment)
 
     def _boot(self, line: socket.socket) -> None:
         configuration = self.configuration
@@ -218,6 +311,7 @@ class SimulatedMachine:
     def _answer(self, agent: ScriptedAgent, request: Body) -> None:
         name = str(request["request"])
         self.guest.at_request(name)
+        self.dvds_at[name] = self.configuration["dvds"]
         if name == "abort" and self._pending is not None and self.guest.silent_at != name:
             self._end_pending(agent)
             return

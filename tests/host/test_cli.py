@@ -1,7 +1,6 @@
 """The command line on a simulated hypervisor: exit statuses, output, one JSON document."""
 
 import io
-import json
 import os
 import re
 import shlex
@@ -10,9 +9,7 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,74 +19,17 @@ from rich.console import Console
 from bootgraft_agent import __version__
 from bootgraft_agent.wire import JSON
 from bootgraft_host import cli
-from bootgraft_host.machine import ConfigurationError, Machine
+from bootgraft_host.options import find_live_iso
 from bootgraft_host.replies import Log, Progress
 from bootgraft_host.report import LiveReporter, PlainReporter, make_console, make_reporter
 from bootgraft_host.runs import StateDirectory, default_state_directory
 from bootgraft_host.text import printable
-from host.simulated import CONFIGURATION, MARKER, UNTOUCHED, Guest, SimulatedMachine, plan_result
+from host.shell import Shell
+from host.simulated import CONFIGURATION, MARKER, UNTOUCHED, Guest, plan_result
 
 EVIL = "\x1b]0;owned\x07\x1b[2J[red]markup[/red] :smile: \u202etxt \x9b31m end"
 HARMLESS = r"\x1b]0;owned\x07\x1b[2J[red]markup[/red] :smile: \u202etxt \x9b31m end"
-COMMANDS = ("run", "inspect", "rollback", "confirm", "recover", "status")
-
-
-@dataclass
-class Output:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
-
-
-class Shell:
-    """Runs the command line on machines whose names are files in a folder."""
-
-    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
-        self.folder = folder
-        self.capture = capture
-        self.guest = Guest()
-        self.iso, self.payload = folder / "live.iso", folder / "payload.iso"
-        for iso in (self.iso, self.payload):
-            iso.write_bytes(b"an ISO")
-
-    def machine(self, target: str = "vm") -> SimulatedMachine:
-        return SimulatedMachine(self.folder / Path(target).name, self.guest)
-
-    def open_machine(self, target: str) -> Machine:
-        if "wrong" in target:
-            raise ConfigurationError(f"{target}: memory: unknown key")
-        return self.machine(target)
-
-    def __call__(self, *argv: str, state: bool = True) -> Output:
-        status = cli.main([*argv, *(self.state if state else ())], machines=self.open_machine)
-        captured = self.capture.readouterr()
-        return Output(status, captured.out, captured.err)
-
-    def run(self, *more: str) -> Output:
-        return self(*self.run_argv(*more), state=False)
-
-    def run_argv(self, *more: str) -> list[str]:
-        expect = () if "--dry-run" in more or "--expect" in more else ("--expect", MARKER)
-        argv = ("run", "vm", "--payload", str(self.payload))
-        return [*argv, *self.live, *expect, *more, *self.state]
-
-    @property
-    def state(self) -> Sequence[str]:
-        return ("--state-dir", str(self.folder / "state"))
-
-    @property
-    def live(self) -> Sequence[str]:
-        return ("--iso", str(self.iso))
-
-
-@pytest.fixture
-def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(tmp_path, capsys)
+COMMANDS = ("run", "inspect", "rollback", "confirm", "recover", "status", "doctor")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -100,7 +40,7 @@ def test_every_command_has_help(shell: Shell, command: str, option: str) -> None
     assert output.out.startswith(f"Usage: bootgraft {command}".rstrip())
 
 
-@pytest.mark.parametrize("command", ["", *(set(COMMANDS) - {"status"})])
+@pytest.mark.parametrize("command", ["", *(set(COMMANDS) - {"status", "doctor"})])
 def test_help_documents_the_exit_statuses(shell: Shell, command: str) -> None:
     text = shell(*([command] if command else []), "-h", state=False).out
     assert [line.split()[0] for line in text.splitlines()[-5:]] == list("01234")
@@ -369,8 +309,9 @@ def test_what_a_run_keeps_is_for_its_owner_alone(shell: Shell) -> None:
 
 def test_the_live_iso_is_the_named_one_or_the_environments(tmp_path: Path) -> None:
     given, named = tmp_path / "given.iso", tmp_path / "named.iso"
-    assert cli.find_live_iso(given, {"BOOTGRAFT_ISO": str(named)}) == given
-    assert cli.find_live_iso(None, {"BOOTGRAFT_ISO": str(named)}) == named
+    given.write_bytes(b"an ISO")
+    assert find_live_iso(given, {"BOOTGRAFT_ISO": str(named)}) == given
+    assert find_live_iso(None, {"BOOTGRAFT_ISO": str(named)}) == named
 
 
 def test_a_reporter_is_live_on_a_terminal_only() -> None:

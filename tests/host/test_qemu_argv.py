@@ -70,8 +70,8 @@ def test_images_have_explicit_formats_and_isos_are_read_only() -> None:
 def test_devices_sit_in_their_slots_and_an_empty_drive_has_no_medium() -> None:
     assert devices(CONFIG)[:3] == [
         "ide-hd,bus=ide.0,unit=0,drive=ide0-0,bootindex=0",
-        "ide-cd,bus=ide.1,unit=1,drive=ide1-1,bootindex=2",
-        "ide-cd,bus=ide.1,unit=0,bootindex=1",
+        "ide-cd,bus=ide.1,unit=1,id=dvd1-1,drive=ide1-1,bootindex=2",
+        "ide-cd,bus=ide.1,unit=0,id=dvd1-0,bootindex=1",
     ]
 
 

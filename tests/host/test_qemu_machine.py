@@ -10,10 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bootgraft_agent.errors import RefusedError
 from bootgraft_host import qemu_accelerator, qemu_process
 from bootgraft_host.link import Link
 from bootgraft_host.machine import ConfigurationError, MachineError, Media
@@ -417,6 +419,47 @@ def test_attach_boots_the_live_iso_and_detach_restores_every_byte(
     assert machine.capture() == captured
 
 
+def test_with_one_drive_the_payload_takes_the_live_isos_place_while_the_machine_runs(
+    machine: QemuMachine, folder: Path, media: Media
+) -> None:
+    media = replace(media, one_drive=True)
+    captured = machine.capture()
+    machine.attach(media)
+    assert (folder / "vm.toml").read_text().count("[[dvd]]") == 1
+    assert f'iso = "{media.live_iso}"' in (folder / "vm.toml").read_text()
+    with pytest.raises(MachineError, match="cannot exchange the ISO in the DVD drive of tiny"):
+        machine.insert_payload(media)
+    with boot(machine, b"LIVE") as link:
+        for _ in range(2):
+            machine.insert_payload(media)
+            assert read_inserted(machine) == str(media.payload_iso)
+        link.write(b"a")
+        read_until(link, b"A")
+    machine.turn_off()
+    machine.detach(captured, keep_adapter=False)
+    assert (folder / "vm.toml").read_text() == VM_TOML
+
+
+def read_inserted(machine: QemuMachine) -> str:
+    """Ask QEMU which ISO the DVD drive holds."""
+    (drives,) = machine._qemu.execute(Command("query-block"))
+    (path,) = (each["inserted"]["file"] for each in drives if each.get("qdev") == "dvd1-0")
+    return str(path)
+
+
+def test_one_drive_is_enough_where_there_is_no_place_for_a_second(
+    machine: QemuMachine, folder: Path, media: Media
+) -> None:
+    for channel, unit in ((0, 1), (1, 1)):
+        disk = build_disk(folder / f"disk{channel}{unit}.img", "OTHER")
+        place = f"channel = {channel}\nunit = {unit}\n"
+        added = f'[[disk]]\npath = "{disk.name}"\nformat = "raw"\n{place}'
+        edit(folder, "[[dvd]]", f"{added}[[dvd]]")
+    (problem,) = machine.problems(media)
+    assert "0 of the four IDE slots are free; --one-drive makes do" in problem
+    assert machine.problems(replace(media, one_drive=True)) == ()
+
+
 def test_detach_in_a_new_controller_needs_the_captured_configuration_alone(
     machine: QemuMachine, folder: Path, media: Media
 ) -> None:
@@ -535,8 +578,6 @@ def test_a_machine_is_named_by_its_file_or_its_folder(folder: Path) -> None:
     assert by_file.name == "tiny"
     with pytest.raises(ConfigurationError, match=r"cannot find .*nothing: No such file"):
         machine_for(str(folder / "nothing"))
-    with pytest.raises(ConfigurationError, match="not supported yet"):
-        machine_for("hyperv://host/vm")
 
 
 def test_a_runtime_folder_that_others_can_enter_is_refused(runtime: Path) -> None:
@@ -579,7 +620,7 @@ def test_a_second_controller_is_refused_whatever_its_state_directory(folder: Pat
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == b"claimed\n"
-        with pytest.raises(MachineError, match="another controller is at work"):
+        with pytest.raises(RefusedError, match="another controller is at work"):
             QemuMachine(path).claim().__enter__()
     finally:
         holder.kill()

@@ -1,12 +1,9 @@
-"""Whole runs on a simulated hypervisor: what they come to, whatever fails and whenever."""
+"""Whole runs on a simulated hypervisor: what they come to."""
 
 import json
-import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -14,87 +11,27 @@ import pytest
 
 from bootgraft_agent.errors import RefusedError
 from bootgraft_agent.wire import JSON
-from bootgraft_host.job import Deadlines, Setup
 from bootgraft_host.machine import MachineError, Media
 from bootgraft_host.replies import Log, Progress
-from bootgraft_host.results import RunResult
 from bootgraft_host.runs import Run, StateDirectory, _RunLog
 from bootgraft_host.signals import SIGNALS, interruptible
 from bootgraft_host.workflow import (
-    GraftOrder,
     run_confirm,
-    run_graft,
     run_inspect,
-    run_recover,
     run_rollback,
 )
-from host.simulated import CONFIGURATION, MARKER, UNTOUCHED, Guest, SimulatedMachine, plan_result
-
-EXPECT = re.compile(MARKER)
-QUICK = Deadlines(
-    serial=2, hello=2, silence=1.5, request=5, power_off=2, turn_off=1, confirm=2, watch=0.6
+from host.bench import (
+    EXPECT,
+    GRAFTED_CONFIGURATION,
+    Bench,
+    FaultAt,
+    Watcher,
+    at,
+    check_aftermath,
+    interrupt,
+    raise_machine_error,
 )
-GRAFTED_CONFIGURATION = {
-    **CONFIGURATION,
-    "adapter": {"kind": "legacy", "mac": "52:54:00:12:34:56"},
-}
-
-
-@dataclass
-class Watcher:
-    """An observer that remembers."""
-
-    steps: list[str] = field(default_factory=list)
-    events: list[Progress | Log] = field(default_factory=list)
-
-    def step(self, name: str, text: str) -> None:
-        self.steps.append(name)
-
-    def event(self, event: Progress | Log) -> None:
-        self.events.append(event)
-
-
-@dataclass
-class Bench:
-    """A machine, its media, and a state directory, all in one folder."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.media = Media(self.folder / "live.iso", self.folder / "payload.iso")
-        for iso in (self.folder / "live.iso", self.folder / "payload.iso"):
-            iso.write_bytes(b"an ISO")
-        self.state = StateDirectory(self.folder / "state")
-        self.watcher = Watcher()
-
-    def machine(
-        self, guest: Guest | None = None, fault: Callable[[str], None] = lambda _: None
-    ) -> SimulatedMachine:
-        return SimulatedMachine(self.folder / "machine.json", guest, fault)
-
-    def setup(self, machine: SimulatedMachine) -> Setup:
-        return Setup(machine, "/vms/my vm.toml", self.state, self.watcher, QUICK)
-
-    def graft(
-        self,
-        machine: SimulatedMachine,
-        *,
-        dry_run: bool = False,
-        expect: re.Pattern[str] | None = EXPECT,
-        leave_running: bool = False,
-    ) -> RunResult:
-        order = GraftOrder(
-            self.media, {"kernel": "k"}, dry_run=dry_run, expect=expect, leave_running=leave_running
-        )
-        return run_graft(self.setup(machine), order)
-
-    def unfinished(self) -> bool:
-        return bool(self.state.list_unfinished())
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+from host.simulated import CONFIGURATION, MARKER, UNTOUCHED, Guest, plan_result
 
 
 def test_a_run_grafts_proves_the_boot_and_hands_the_machine_back(bench: Bench) -> None:
@@ -477,229 +414,3 @@ def test_a_full_disk_after_the_graft_still_restores_the_machine(
     assert result.exit_status == 4
     assert "No space left on device" in result.message
     assert any("result.json could not be written" in text for text in result.warnings)
-
-
-# Faults: each method of the machine fails, once or for good, at each point of a run.
-
-
-def points_of_a_run() -> list[str]:
-    """Name each call of the machine's methods in a good run, numbered where repeated.
-
-    Read from the run below by `test_the_points_of_a_run_are_those_listed`.
-    """
-    return [
-        *("problems", "capture", "attach", "attach, half done", "attach, done"),
-        *("start", "start, done", "open_serial", "open_serial, done", "wait_off"),
-        *("detach", "detach, half done", "detach, done"),
-        *("start 2", "start, done 2", "read_screen_text", "take_screenshot"),
-        *("open_serial 2", "open_serial, done 2", "take_screenshot 2"),
-        *("turn_off", "turn_off, done", "wait_off 2"),
-        *("detach 2", "detach, half done 2", "detach, done 2"),
-    ]
-
-
-@dataclass
-class FaultAt:
-    """Does something at one point of a run; where `for_good`, at each later call of it, too."""
-
-    point: str
-    act: Callable[[], None]
-    for_good: bool = False
-    seen: list[str] = field(default_factory=list)
-    calls: dict[str, int] = field(default_factory=dict)
-    struck: bool = False
-
-    def __call__(self, where: str) -> None:
-        self.calls[where] = self.calls.get(where, 0) + 1
-        number = self.calls[where]
-        name = where if number == 1 else f"{where} {number}"
-        self.seen.append(name)
-        again = self.struck and self.for_good and where == re.sub(r" \d+$", "", self.point)
-        if name == self.point or again:
-            self.struck = True
-            self.act()
-
-
-def raise_machine_error() -> None:
-    raise MachineError("the hypervisor does not feel like it")
-
-
-def raise_os_error() -> None:
-    raise OSError(5, "Input/output error")
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_the_points_of_a_run_are_those_listed(bench: Bench) -> None:
-    fault = FaultAt("none", raise_machine_error)
-    bench.graft(bench.machine(fault=fault))
-    seen = [name for name in fault.seen if not name.startswith("state")]
-    assert sorted(set(points_of_a_run())) == sorted(set(seen))
-
-
-def check_aftermath(bench: Bench, result: RunResult) -> None:
-    """The machine is off and as it was, and the exit status says the truth about the guest."""
-    machine = bench.machine()
-    grafted = machine.disk["grafted_by"] is not None
-    assert machine.state() == "off"
-    assert not bench.unfinished()
-    assert result.exit_status in ({0, 3, 4} if grafted else {1, 2})
-    kept = result.exit_status in {0, 4}
-    assert machine.configuration == (GRAFTED_CONFIGURATION if kept else CONFIGURATION)
-    assert result.adapter_kept == kept
-
-
-@pytest.mark.parametrize("act", [raise_machine_error, raise_os_error, interrupt])
-@pytest.mark.parametrize("point", points_of_a_run())
-def test_one_fault_or_interrupt_anywhere_leaves_the_machine_restored(
-    bench: Bench, point: str, act: Callable[[], None]
-) -> None:
-    fault = FaultAt(point, act)
-    with interruptible():
-        result = bench.graft(bench.machine(fault=fault))
-    assert fault.struck
-    check_aftermath(bench, result)
-
-
-def at(request: str, act: Callable[[], None]) -> Callable[[str], None]:
-    return lambda name: act() if name == request else None
-
-
-@pytest.mark.parametrize(
-    ("request_name", "status"), [("inspect", 1), ("plan", 1), ("apply", 4), ("power_off", 4)]
-)
-def test_an_interrupt_while_the_agent_works_leaves_the_machine_restored(
-    bench: Bench, request_name: str, status: int
-) -> None:
-    with interruptible():
-        result = bench.graft(bench.machine(Guest(at_request=at(request_name, interrupt))))
-    assert "interrupted" in result.message
-    assert result.exit_status == status
-    assert bench.machine().state() == "off"
-    assert not bench.unfinished()
-    expected = GRAFTED_CONFIGURATION if status == 4 else CONFIGURATION
-    assert bench.machine().configuration == expected
-
-
-@pytest.mark.parametrize(
-    ("too_late", "outcome", "status"), [(False, "refused", 1), (True, "unproven", 4)]
-)
-def test_an_interrupted_apply_is_ended_in_order(
-    bench: Bench, too_late: bool, outcome: str, status: int
-) -> None:
-    guest = Guest(slow_at="apply", at_request=at("apply", interrupt), abort_comes_too_late=too_late)
-    with interruptible():
-        result = bench.graft(bench.machine(guest))
-    assert (result.outcome, result.exit_status) == (outcome, status)
-    assert any("the agent is asked to stop" in text for text in result.warnings)
-    check_aftermath(bench, result)
-
-
-def test_a_second_interrupt_of_an_apply_cuts_the_power(bench: Bench) -> None:
-    guest = Guest(silent_at="abort", slow_at="apply")
-    guest.at_request = lambda name: interrupt() if name in {"apply", "abort"} else None
-    with interruptible():
-        result = bench.graft(bench.machine(guest))
-    assert (result.outcome, result.exit_status) == ("left", 3)
-    assert "whether the guest is changed is not known" in result.message
-    assert bench.machine().state() == "off"
-
-
-@pytest.mark.parametrize("point", points_of_a_run())
-def test_a_fault_for_good_restores_or_says_what_is_left_and_recover_does_it(
-    bench: Bench, point: str
-) -> None:
-    fault = FaultAt(point, raise_machine_error, for_good=True)
-    result = bench.graft(bench.machine(fault=fault))
-    assert fault.struck
-    if not bench.unfinished():
-        check_aftermath(bench, result)
-        return
-    assert (result.outcome, result.exit_status) == ("left", 3)
-    assert "`bootgraft recover '/vms/my vm.toml'`" in result.message
-    assert not result.machine_restored
-    check_recovery(bench)
-
-
-def check_recovery(bench: Bench) -> None:
-    """Recover restores; the adapter stays exactly where the guest is known to be grafted."""
-    (record,) = bench.state.list_unfinished()
-    recovered = run_recover(bench.setup(bench.machine()))
-    assert (recovered.outcome, recovered.exit_status) == ("restored", 0)
-    assert bench.machine().state() == "off"
-    assert not bench.unfinished()
-    expected = GRAFTED_CONFIGURATION if record.stage == "grafted" else CONFIGURATION
-    assert bench.machine().configuration == expected
-
-
-def kill_in_a_run(bench: Bench, machine: SimulatedMachine) -> None:
-    """Do a run in a process of its own, which is killed in it."""
-    process = multiprocessing.get_context("fork").Process(target=bench.graft, args=(machine,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("point", points_of_a_run())
-def test_after_the_controller_was_killed_anywhere_recover_restores(
-    bench: Bench, point: str
-) -> None:
-    kill_in_a_run(bench, bench.machine(fault=FaultAt(point, kill)))
-    if bench.unfinished():
-        check_recovery(bench)
-    assert bench.machine().state() == "off"
-    result = bench.graft(bench.machine())
-    assert result.exit_status == 0
-    assert bench.machine().configuration == GRAFTED_CONFIGURATION
-
-
-def test_a_run_restores_an_off_machine_after_an_earlier_run_by_itself(bench: Bench) -> None:
-    kill_in_a_run(bench, bench.machine(fault=FaultAt("attach, half done", kill)))
-    result = bench.graft(bench.machine())
-    assert bench.watcher.steps[:2] == ["recover", "preflight"]
-    assert result.outcome == "grafted"
-    assert bench.machine().configuration == GRAFTED_CONFIGURATION
-
-
-def test_a_run_refuses_a_running_machine_with_an_unfinished_run_and_names_recover(
-    bench: Bench,
-) -> None:
-    kill_in_a_run(bench, bench.machine(fault=FaultAt("open_serial, done", kill)))
-    result = bench.graft(bench.machine())
-    assert (result.outcome, result.exit_status) == ("left", 3)
-    assert result.message.count("`bootgraft recover '/vms/my vm.toml'` turns it off") == 1
-    assert bench.machine().state() == "running"
-    check_recovery(bench)
-
-
-def test_recover_tells_of_a_guest_that_may_be_changed(bench: Bench) -> None:
-    kill_in_a_run(bench, bench.machine(Guest(at_request=at("apply", kill))))
-    recovered = run_recover(bench.setup(bench.machine()))
-    assert recovered.exit_status == 0
-    assert any("old one or the new one, whole" in text for text in recovered.warnings)
-    assert bench.machine().configuration == CONFIGURATION
-
-
-def test_recover_without_an_unfinished_run_does_nothing(bench: Bench) -> None:
-    machine = bench.machine()
-    machine.start()
-    result = run_recover(bench.setup(machine))
-    assert result.exit_status == 0
-    assert "no unfinished run" in result.message
-    assert machine.state() == "running"
-
-
-def test_a_damaged_record_is_never_taken_for_a_restored_machine(bench: Bench) -> None:
-    kill_in_a_run(bench, bench.machine(fault=FaultAt("attach, done", kill)))
-    record = bench.folder / "state" / "machines" / "appliance-1" / "unfinished.json"
-    record.write_bytes(record.read_bytes()[:50])
-    result = bench.graft(bench.machine())
-    assert result.exit_status == 3
-    assert "unfinished.json is damaged" in result.message
-    assert not result.machine_restored
