@@ -27,6 +27,10 @@ class MachineError(BootgraftError):
     """The machine did not do what was asked; the message says what, and what to do."""
 
 
+class MachineGoneError(MachineError):
+    """The machine is not where it was any more: it was deleted, or moved."""
+
+
 class ConfigurationError(MachineError):
     """A machine's description is wrong; the message names the file and the key."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bootgraft_host.job import Deadlines, Job, NotRestoredError, describe, how_to_go_on
-from bootgraft_host.machine import Configuration, Machine, MachineError
+from bootgraft_host.machine import Configuration, Machine, MachineError, MachineGoneError
 from bootgraft_host.runs import StateDirectory, Unfinished
 from bootgraft_host.signals import uninterrupted
 from bootgraft_host.text import printable
@@ -47,8 +47,8 @@ def safeguarded(job: Job) -> Iterator[None]:
 def _finish(job: Job, failure: BaseException | None) -> None:
     record = job.record
     assert record is not None  # noqa: S101 - set by safeguarded
-    job.result.adapter_kept = record.stage == "grafted"
     if job.result.left_running:
+        job.result.adapter_kept = record.stage == "grafted"
         _settle_checkpoint(job, record)
         job.state.remove_unfinished(record.machine_id)
         return
@@ -101,14 +101,28 @@ def _restore_or_say_what_is_left(
             keep_adapter=record.stage == "grafted",
             deadlines=job.deadlines,
         )
+        job.result.adapter_kept = record.stage == "grafted"
         _settle_checkpoint(job, record)
         job.state.remove_unfinished(record.machine_id)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told in words
-        before = f"{describe(failure)}; " if failure else ""
-        raise NotRestoredError(
-            f"{before}{record.machine_name} could not be restored ({describe(error)}):"
-            f" {how_to_restore(job.state, record.machine_name, job.target)}"
-        ) from (failure or error)
+        raise NotRestoredError(_say_what_is_left(job, record, failure, error)) from (
+            failure or error
+        )
+
+
+def _say_what_is_left(
+    job: Job, record: Unfinished, failure: BaseException | None, error: BaseException
+) -> str:
+    words, reason = describe(failure) if failure else "", describe(error)
+    if words and words != reason:
+        words = f"{words}; {record.machine_name} could not be restored ({reason})"
+    elif words:
+        words = f"{reason}; for the same reason {record.machine_name} could not be restored"
+    else:
+        words = f"{record.machine_name} could not be restored ({reason})"
+    if isinstance(error, MachineGoneError):
+        return f"{words}: {job.state.how_to_forget(record.machine_id)}"
+    return f"{words}: {how_to_restore(job.state, record.machine_name, job.target)}"
 
 
 def _settle_checkpoint(job: Job, record: Unfinished) -> None:

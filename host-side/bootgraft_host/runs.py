@@ -267,6 +267,11 @@ class StateDirectory:
             except DamagedRecordError as error:
                 yield error
 
+    def how_to_forget(self, machine_id: str) -> str:
+        """Name the command that removes the record of a machine that will never come back."""
+        path = self._machine_folder(machine_id) / "unfinished.json"
+        return f"if it was deleted, nothing is left to restore: `{shlex.join(('rm', str(path)))}`"
+
     def remove_unfinished(self, machine_id: str) -> None:
         """Note durably that a machine is restored."""
         folder = self._machine_folder(machine_id)
