@@ -16,7 +16,7 @@ from bootgraft_host.hyperv.hosts import THIS_COMPUTER, open_runner, read_setting
 from bootgraft_host.hyperv.pipe_names import pipe_url, relay_url
 from bootgraft_host.hyperv.runner import HostError, Runner
 from bootgraft_host.hyperv.scratch import find_leftovers, removal_command
-from bootgraft_host.hyperv.settle import Finding, settle
+from bootgraft_host.hyperv.settle import Settled, settle
 from bootgraft_host.hyperv.targets import SCHEME, parse_target
 from bootgraft_host.link import Link
 from bootgraft_host.options import find_live_iso
@@ -86,7 +86,7 @@ def examine(
     """Check a host, print what came out, give the exit status."""
     base = read_settings(host).upload_folder
     checks: list[Check] = []
-    findings: list[Finding] = []
+    settled: Settled | None = None
     with closing(open_(host)) as runner:
         for check in examine_host(runner, base):
             checks.append(check)
@@ -96,13 +96,13 @@ def examine(
         for name in leftovers:
             consoles.err.print(f"left by an earlier --settle: {printable(removal_command(name))}")
         if with_trials and checks[0].verdict == "ok":
-            findings = _settle(runner, base, iso, consoles.err)
+            settled = _settle(runner, base, iso, consoles.err)
     if as_json:
-        document = to_document(host, checks, findings, leftovers)
+        document = to_document(host, checks, settled, leftovers)
         consoles.out.print(encode_document(document).decode("ascii"), end="")
-    else:
-        _print_findings(findings, consoles.out)
-    return exit_status(checks, findings, with_trials=with_trials)
+    elif settled is not None:
+        _print_findings(settled, consoles.out)
+    return exit_status(checks, settled, with_trials=with_trials)
 
 
 def parse_host(target: str) -> str:
@@ -115,22 +115,26 @@ def parse_host(target: str) -> str:
     return parse_target(f"{SCHEME}{host}/any").host
 
 
-def exit_status(checks: Sequence[Check], findings: Sequence[Finding], *, with_trials: bool) -> int:
-    """Give 0 where nothing is wrong or unknown."""
-    well = all(check.verdict == "ok" for check in checks)
-    settled = bool(findings) and all(finding.settled for finding in findings)
-    return 0 if well and (settled or not with_trials) else 1
+def exit_status(checks: Sequence[Check], settled: Settled | None, *, with_trials: bool) -> int:
+    """Give 0 where nothing is wrong, unknown or left."""
+    if any(check.verdict != "ok" for check in checks):
+        return 1
+    if settled is None:
+        return int(with_trials)
+    done = settled.left is None and all(finding.settled for finding in settled.findings)
+    return 0 if done else 1
 
 
 def to_document(
-    host: str, checks: Sequence[Check], findings: Sequence[Finding], leftovers: Sequence[str]
+    host: str, checks: Sequence[Check], settled: Settled | None, leftovers: Sequence[str]
 ) -> Mapping[str, JSON]:
     """Give all that was found as JSON."""
     return {
         "format": DOCUMENT_FORMAT,
         "host": host,
         "checks": [{**asdict(check), "mend": list(check.mend)} for check in checks],
-        "findings": [asdict(finding) for finding in findings],
+        "findings": [] if settled is None else [asdict(each) for each in settled.findings],
+        "left": None if settled is None else settled.left,
         "leftovers": list(leftovers),
     }
 
@@ -144,7 +148,7 @@ def _find_leftovers(runner: Runner, checks: Sequence[Check]) -> list[str]:
         return []  # the checks have just said that machines can be listed
 
 
-def _settle(runner: Runner, base: str | None, iso: Path | None, err: Console) -> list[Finding]:
+def _settle(runner: Runner, base: str | None, iso: Path | None, err: Console) -> Settled:
     err.print(NOTICE)
     return settle(
         runner,
@@ -167,8 +171,8 @@ def _print_check(check: Check, out: Console) -> None:
         out.print(f"{'':<12}{printable(line)}")
 
 
-def _print_findings(findings: Sequence[Finding], out: Console) -> None:
-    for finding in findings:
+def _print_findings(settled: Settled, out: Console) -> None:
+    for finding in settled.findings:
         out.print(f"{finding.letter:<4}{finding.question}")
         answer = finding.answer if finding.settled else f"not settled: {finding.answer}"
         out.print(f"{'':<4}{printable(answer)}")
