@@ -12,7 +12,8 @@ demo: iso
 	.venv/bin/bootgraft demo --iso $(ISO)
 
 test: iso lint
-	$(PYTHON) -m pytest -m "not matrix"
+	$(PYTHON) -m pytest -m "not matrix and not vm" --numprocesses 4
+	$(PYTHON) -m pytest -m "not matrix and vm"
 
 test-vm: iso
 	$(PYTHON) -m pytest

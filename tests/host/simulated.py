@@ -6,6 +6,7 @@ answers as the agent does while the live ISO boots, and as a guest of its own ot
 
 import json
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,7 @@ from typing import Any
 
 from bootgraft_agent.wire import JSON
 from bootgraft_host.link import Link, unix_url
-from bootgraft_host.machine import Configuration, MachineError, Media, State
+from bootgraft_host.machine import Configuration, MachineError, Media, NotOursError, State
 from bootgraft_host.replies import Progress
 from host.scripted_agent import Body, ScriptedAgent
 
@@ -95,6 +96,7 @@ class SimulatedMachine:
         self.own_com1 = True
         self.can_lend_com1 = False
         self.takes_checkpoints = False
+        self.is_theirs = False  # on for somebody else
         self.remarked: tuple[str, ...] = ()
         self.name = "appliance"
         self.machine_id = "appliance-1"
@@ -138,6 +140,10 @@ class SimulatedMachine:
     def checkpoints(self) -> list[str]:
         found: list[str] = self._read()["checkpoints"]
         return found
+
+    def start_for_others(self) -> None:
+        self._change(on=True)
+        self.is_theirs = True
 
     # The protocol.
 
@@ -239,6 +245,8 @@ class SimulatedMachine:
 
     def turn_off(self) -> None:
         self._mark("turn_off")
+        if self.is_theirs:
+            raise NotOursError("appliance is on for somebody else")
         self._power_down()
         self._mark("turn_off, done")
 
@@ -257,9 +265,8 @@ class SimulatedMachine:
             raise MachineError("appliance is off: it has no COM1 to open")
         if not self.own_com1 and not self.configuration["com1"]:
             raise MachineError("appliance has no COM1 that is connected")
-        path = self.file.with_suffix(".com1")
-        path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX) as com1:
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as com1:
+            path = Path(folder, "com1")  # the test's own folder may have too long a name
             com1.bind(str(path))
             com1.listen(1)
             link = Link(unix_url(path), may_connect=self._is_on, transcript=transcript)
@@ -380,9 +387,12 @@ class SimulatedMachine:
         return bool(self._read()["on"])
 
     def _configure(self, **changes: Any) -> None:
+        wanted = {**self.configuration, **changes}
+        if wanted == self.configuration:
+            return
         if self._read()["on"]:
             raise MachineError("appliance is on: its hardware cannot be changed")
-        self._change(configuration={**self.configuration, **changes})
+        self._change(configuration=wanted)
 
     def _change(self, **changes: Any) -> None:
         with self._lock:

@@ -64,11 +64,6 @@ def host_commands(host: "SimulatedHost") -> list[Command]:
             frozenset({"LiteralPath"}),
         ),
         Command(
-            "Microsoft.PowerShell.Security\\Get-ExecutionPolicy",
-            {},
-            lambda _, given: [host.execution_policy],
-        ),
-        Command(
             "Microsoft.PowerShell.Core\\Get-Module",
             {"ListAvailable": "switch", "Name": str},
             get_module,

@@ -25,7 +25,7 @@ class Host:
         world.add_commands(
             Command("Hyper-V\\Get-VM", {"Id": uuid.UUID}, self._get),
             Command(
-                "Hyper-V\\Start-VM", {"VM": ArrayOf(PSObject), "Passthru": "switch"}, self._start
+                "Hyper-V\\Start-VM", {"VM": ArrayOf(PSObject), "Confirm": "switch"}, self._start
             ),
         )
         return world
@@ -39,7 +39,7 @@ class Host:
 
     def _start(self, session: Session, given: dict[str, object]) -> Iterable[object]:
         self.started += 1
-        return [given["VM"]]
+        return []
 
     def _end(self) -> None:
         self.ended += 1

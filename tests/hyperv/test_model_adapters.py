@@ -7,7 +7,7 @@ import pytest
 
 from bootgraft_agent.wire import JSON
 from bootgraft_host.hyperv.runner import ScriptError
-from hyperv.adapters import BandwidthSetting, Nic
+from hyperv.adapters import BandwidthSetting, Nic, VirtualSwitch
 from hyperv.model import SimulatedHost
 from hyperv.scripting import call, change
 from hyperv.values import PowerShellError
@@ -20,7 +20,6 @@ SET_LISTS = (
     "StormLimit",
     "DynamicIpAddressLimit",
     "NotMonitoredInCluster",
-    "Untagged",
     "Access",
     "Trunk",
     "Isolated",
@@ -177,16 +176,25 @@ def test_an_adapter_is_connected_by_the_name_of_a_switch(host: SimulatedHost) ->
     assert (adapter["SwitchName"], adapter["PoolName"]) == (None, "Primordial")
     adapter = set_adapter(host, vm, Connect=["backup"])
     assert (adapter["SwitchName"], adapter["PoolName"]) == ("Backup", "")
-    with pytest.raises(ScriptError, match="virtual switch"):
-        set_adapter(host, vm, Connect=["nowhere"])
-    with pytest.raises(ScriptError, match="null or empty"):
-        set_adapter(host, vm, Connect=[""])
+    for name in ("nowhere", "*", "Back*", ""):
+        with pytest.raises(ScriptError, match="'VMSwitch'"):
+            set_adapter(host, vm, Connect=[name])
+    host.switches.append(VirtualSwitch("LAN"))
+    with pytest.raises(ScriptError, match="'VMSwitch'"):
+        set_adapter(host, vm, Connect=["LAN"])
 
 
-def test_the_name_of_a_switch_is_a_pattern(host: SimulatedHost, vm: Vm) -> None:
-    with pytest.raises(ScriptError, match="more than one"):
-        set_adapter(host, vm, Connect=["*"])
-    assert set_adapter(host, vm, Connect=["Back*"])["SwitchName"] == "Backup"
+def test_the_name_of_a_switch_is_a_pattern_to_the_cmdlet(host: SimulatedHost, vm: Vm) -> None:
+    given = {"VMNetworkAdapter": vm.adapters}
+    with pytest.raises(PowerShellError, match="more than one"):
+        call(host, "Connect-VMNetworkAdapter", **given, SwitchName="*")
+    call(host, "Connect-VMNetworkAdapter", **given, SwitchName="Back*")
+    (adapter,) = adapters(host, vm)
+    assert adapter["SwitchName"] == "Backup"
+    for name in ("Bob's", "LAN `[1`]"):
+        host.switches.append(VirtualSwitch(name))
+        with pytest.raises(PowerShellError, match="cannot be converted to WQL"):
+            call(host, "Connect-VMNetworkAdapter", **given, SwitchName=name)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +225,8 @@ def test_a_vlan_is_set_and_taken_away(
     (untagged,) = adapters(host, vm)
     (vlan,) = set_adapter(host, vm, **wanted)["Vlan"]
     assert {name: vlan[name] for name in expected} == expected
-    assert set_adapter(host, vm, Untagged=[True]) == untagged
+    call(host, "Set-VMNetworkAdapterVlan", VMNetworkAdapter=vm.adapters, Untagged=True)
+    assert adapters(host, vm) == [untagged]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ WINDOWS = {
     "Microsoft.PowerShell.Utility\\Select-Object": {"InputObject", "Property"},
     "Microsoft.PowerShell.Core\\Get-Module": {"ListAvailable", "Name"},
     "Microsoft.PowerShell.Security\\Get-Acl": {"LiteralPath"},
-    "Microsoft.PowerShell.Security\\Get-ExecutionPolicy": set(),
     "CimCmdlets\\Get-CimInstance": {"Namespace", "ClassName", "Filter"},
     "CimCmdlets\\Invoke-CimMethod": {"InputObject", "MethodName", "Arguments", "Confirm"},
 }
