@@ -38,8 +38,8 @@ def require_com1(job: Job, expect: re.Pattern[str] | None, *, leave_running: boo
     if leave_running:
         raise RefusedError(
             f"{machine.name} has no COM1 of its own on which --expect could match, and one that is"
-            " lent to it can only be taken back when it is off: give it one, or leave"
-            " --leave-running or --expect out"
+            " lent to it can only be taken back when it is off: leave --leave-running or --expect"
+            " out"
         )
 
 

@@ -232,7 +232,7 @@ def _describe_outcome(result: RunResult) -> Iterator[Text | str]:
         yield "  the guest is unchanged, the machine is as it was"
     yield from (f"  {line}" for line in _describe_boot(result))
     if result.adapter_kept:
-        yield "  the network adapter is a legacy one now, with the same MAC address"
+        yield "  every network adapter is a legacy one now, with the MAC address as before"
     if result.left_running:
         yield "  the machine was left running"
     yield f"  everything about this run: {result.directory}"

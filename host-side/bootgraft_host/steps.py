@@ -38,6 +38,7 @@ def preflight(job: Job, media: Media, *, checkpoint: bool) -> None:
     """Refuse, before anything is changed, what could not be done. Raises RefusedError."""
     job.step("preflight", "check the machine and the media")
     problems = list(job.machine.problems(media))
+    job.result.machine_name = job.machine.name  # one that was named by its Id has told its name
     if checkpoint and not job.machine.can_checkpoint():
         problems.append("no checkpoint of it can be taken: leave --checkpoint out")
     if problems:
