@@ -94,7 +94,8 @@ def examine(
                 _print_check(check, consoles.out)
         leftovers = _find_leftovers(runner, checks)
         for name in leftovers:
-            consoles.err.print(f"left by an earlier --settle: {printable(removal_command(name))}")
+            command = removal_command(name, base)
+            consoles.err.print(f"left by an earlier --settle: {printable(command)}")
         if with_trials and checks[0].verdict == "ok":
             settled = _settle(runner, base, iso, consoles.err)
     if as_json:

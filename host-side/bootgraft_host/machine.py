@@ -27,6 +27,10 @@ class MachineError(BootgraftError):
     """The machine did not do what was asked; the message says what, and what to do."""
 
 
+class NotOursError(MachineError):
+    """The machine is somebody else's just now, and what was asked could harm them."""
+
+
 class MachineGoneError(MachineError):
     """The machine is not where it was any more: it was deleted, or moved."""
 
@@ -150,7 +154,10 @@ class Machine(Protocol):
         """Switch the machine on."""
 
     def turn_off(self) -> None:
-        """Cut the power, whatever the guest is doing; a machine that is off stays so."""
+        """Cut the power, whatever the guest is doing; a machine that is off stays so.
+
+        Raises NotOursError where the machine is on for somebody else.
+        """
 
     def wait_off(self, timeout: float) -> bool:
         """Wait until the machine is off; False where it still is not after `timeout` seconds."""

@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bootgraft_host.job import Deadlines, Job, NotRestoredError, describe, how_to_go_on
-from bootgraft_host.machine import Configuration, Machine, MachineError, MachineGoneError
+from bootgraft_host.machine import (
+    Configuration,
+    Machine,
+    MachineError,
+    MachineGoneError,
+    NotOursError,
+)
 from bootgraft_host.runs import StateDirectory, Unfinished
 from bootgraft_host.signals import uninterrupted
 from bootgraft_host.text import printable
@@ -69,7 +75,7 @@ def settle_earlier_run(job: Job) -> None:
         raise NotRestoredError(
             f"an earlier run ({record.run_id}) of {record.machine_name} was cut off, and the"
             f" machine is on: {job.state.command('recover', job.target)} turns it off and restores"
-            " it"
+            " it (if somebody needs what runs there, shut that down first)"
         )
     recover(job, record)
 
@@ -165,8 +171,25 @@ def restore(
 def _restore_once(
     machine: Machine, captured: Configuration, *, keep_adapter: bool, deadlines: Deadlines
 ) -> None:
-    turn_off(machine, deadlines)
-    machine.detach(captured, keep_adapter=keep_adapter)
+    """Somebody else's machine stays on: if nothing of ours is in it, it is restored."""
+    try:
+        turn_off(machine, deadlines)
+    except NotOursError as error:
+        log.info("%s", printable(str(error)))
+        _detach_what_stays_on(machine, captured, error, keep_adapter=keep_adapter)
+    else:
+        machine.detach(captured, keep_adapter=keep_adapter)
+
+
+def _detach_what_stays_on(
+    machine: Machine, captured: Configuration, reason: NotOursError, *, keep_adapter: bool
+) -> None:
+    try:
+        machine.detach(captured, keep_adapter=keep_adapter)
+    except MachineGoneError:
+        raise
+    except MachineError as error:
+        raise MachineError(f"{error}; {reason}") from error
 
 
 def how_to_restore(state: StateDirectory, name: str, target: str) -> str:

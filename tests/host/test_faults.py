@@ -72,6 +72,34 @@ def test_one_fault_or_interrupt_anywhere_leaves_the_machine_restored(
     check_aftermath(bench, result)
 
 
+def test_a_machine_that_somebody_else_starts_before_attach_is_restored_and_stays_on(
+    bench: Bench,
+) -> None:
+    machine = bench.machine()
+    machine.fault = at("attach", machine.start_for_others)
+    result = bench.graft(machine)
+    assert (result.exit_status, result.machine_restored) == (1, True)
+    assert "appliance is on: its hardware cannot be changed" in result.message
+    assert machine.state() == "running"
+    assert machine.configuration == CONFIGURATION
+    assert not bench.unfinished()
+
+
+def test_a_machine_that_is_on_for_somebody_else_with_ours_in_it_is_left_to_recover(
+    bench: Bench,
+) -> None:
+    machine = bench.machine()
+    machine.fault = at("attach, half done", machine.start_for_others)
+    result = bench.graft(machine)
+    assert result.exit_status == 3
+    assert "its hardware cannot be changed; appliance is on for somebody else" in result.message
+    assert machine.state() == "running"
+    assert run_recover(bench.setup(bench.machine())).exit_status == 0
+    assert machine.state() == "off"
+    assert machine.configuration == CONFIGURATION
+    assert not bench.unfinished()
+
+
 @pytest.mark.parametrize(
     ("request_name", "status"), [("inspect", 1), ("plan", 1), ("apply", 4), ("power_off", 4)]
 )

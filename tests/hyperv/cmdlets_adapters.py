@@ -73,8 +73,13 @@ def _add_adapter(call: Call) -> Iterator[object]:
 
 
 def _find_switch(call: Call) -> VirtualSwitch:
-    """As SetConnectedSwitchName: the name is a pattern, and exactly one switch must fit it."""
+    """As SetConnectedSwitchName: the name is a pattern, and exactly one switch must fit it.
+
+    It becomes a pattern of WQL's, in which a bracket cannot be escaped, nor a quote.
+    """
     pattern = call.get("SwitchName", str) or ""
+    if "'" in pattern or "`[" in pattern:
+        raise invalid_parameter(f'The pattern "{pattern}" cannot be converted to WQL.')
     fitting = [switch for switch in call.host.switches if fits(pattern, switch.name)]
     if not fitting:
         raise invalid_parameter(
@@ -93,8 +98,12 @@ def _remove_adapter(call: Call) -> Iterator[object]:
         yield from pass_through(call, adapter)
 
 
+def _get_switch(call: Call) -> Iterator[object]:
+    yield from call.host.switches
+
+
 def _connect_adapter(call: Call) -> Iterator[object]:
-    switch = _find_switch(call)
+    switch = call.get("VMSwitch", VirtualSwitch) or _find_switch(call)
     for adapter in _adapters(call):
         with adapter.vm.lock:
             adapter.vm.require_adapter(adapter)
@@ -209,10 +218,15 @@ CMDLETS = (
     Cmdlet(
         "Connect-VMNetworkAdapter",
         _connect_adapter,
-        {"VMNetworkAdapter": _ADAPTERS["VMNetworkAdapter"], "SwitchName": str},
-        {"VMNetworkAdapter": ()},
-        required=("SwitchName",),
+        {
+            "VMNetworkAdapter": _ADAPTERS["VMNetworkAdapter"],
+            "SwitchName": str,
+            "VMSwitch": VirtualSwitch,
+        },
+        {"SwitchName": (), "VMSwitch": ()},
+        required=("VMNetworkAdapter",),
     ),
+    Cmdlet("Get-VMSwitch", _get_switch, {}, {}, needs_no_set=True),
     Cmdlet(
         "Set-VMNetworkAdapter",
         _set_adapter,

@@ -68,7 +68,6 @@ class SimulatedHost:
         self.user = "HV1\\Administrator"
         self.user_sid = "S-1-5-21-1004336348-1177238915-682003330-500"
         self.group_sids = ["S-1-1-0", "S-1-5-32-544", "S-1-5-32-578", "S-1-5-2", "S-1-5-11"]
-        self.execution_policy = "RemoteSigned"
         self.default_generation = 1  # of New-VM
         self.confirm_preference: Literal["High", "Low"] = "High"  # of all sessions
         self.has_module = True

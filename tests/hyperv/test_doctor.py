@@ -10,7 +10,7 @@ import pytest
 
 from bootgraft_agent.wire import JSON
 from bootgraft_host import doctor_cli
-from bootgraft_host.hyperv import doctor
+from bootgraft_host.hyperv import doctor, vm
 from bootgraft_host.hyperv.doctor import TOPICS, Check, examine_host
 from bootgraft_host.hyperv.runner import (
     DEFAULT_TIMEOUT,
@@ -71,7 +71,6 @@ def test_all_is_well_on_a_host_that_has_all(host: SimulatedHost) -> None:
     assert {check.verdict for check in checks.values()} == {"ok"}
     assert all(not check.mend for check in checks.values())
     assert checks["virtual machines"].text == "1 can be seen"
-    assert "does not matter" in checks["execution policy"].text
     assert files_below(host) == before
     assert host.pipes.names() == []
 
@@ -112,6 +111,80 @@ def test_without_a_connection_the_rest_is_not_known(
     assert {checks[topic].verdict for topic in TOPICS} == {"not known"}
 
 
+@pytest.mark.parametrize("name", ["hv1.example.com", "."])
+@pytest.mark.parametrize("script", ["host", "find", "make-folder", "write-block", "try-pipe"])
+@pytest.mark.parametrize("kind", [HostError, AccessError, UnreachableError])
+def test_whatever_is_wrong_something_is_said_to_mend_it(
+    host: SimulatedHost,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[HostError],
+    script: str,
+    name: str,
+) -> None:
+    monkeypatch.setattr(vm, "READ_PAUSES", ())
+    runner = FailingRunner(host, kind("it does not work"), script)
+    runner._host = name
+    wrong = [check for check in examine(runner).values() if check.verdict == "wrong"]
+    assert len(wrong) == 1
+    assert wrong[0].mend
+
+
+def test_a_host_that_forbids_scripts_to_itself_can_be_asked_from_elsewhere(
+    host: SimulatedHost,
+) -> None:
+    error = HostError("host gave no answer on this computer: running scripts is disabled")
+    runner = FailingRunner(host, error)
+    runner._host = "."
+    assert "Get-ExecutionPolicy -List" in examine(runner)["connection"].mend
+
+
+@pytest.mark.parametrize("script", ["make-folder", "folder", "write-block", "hash"])
+def test_an_upload_folder_that_cannot_be_used_leaves_nothing(
+    host: SimulatedHost, script: str
+) -> None:
+    """Each run of the script but the first fails, so that a part of the work is done."""
+
+    class LaterFailing(FailingRunner):
+        def run(
+            self,
+            script: str,
+            asked: Mapping[str, JSON] | None = None,
+            *,
+            timeout: float = DEFAULT_TIMEOUT,
+        ) -> list[Mapping[str, JSON]]:
+            wanted = self._script
+            self._script = wanted if wanted in [name for name, _ in self.calls] else "none"
+            try:
+                return super().run(script, asked, timeout=timeout)
+            finally:
+                self._script = wanted
+
+    before = files_below(host)
+    error = ScriptError("hv1", script, "IOException", "NotSpecified", "It failed.")
+    for runner in (FailingRunner(host, error, script), LaterFailing(host, error, script)):
+        examine(runner)
+        assert files_below(host) == before
+
+
+def test_an_upload_folder_that_somebody_begins_to_use_meanwhile_stays(host: SimulatedHost) -> None:
+    theirs = "C:\\ProgramData\\bootgraft\\another"
+
+    class Neighbour(DirectRunner):
+        def run(
+            self,
+            script: str,
+            asked: Mapping[str, JSON] | None = None,
+            *,
+            timeout: float = DEFAULT_TIMEOUT,
+        ) -> list[Mapping[str, JSON]]:
+            if script == "hash":
+                host.files.locate(theirs).mkdir()
+            return super().run(script, asked, timeout=timeout)
+
+    assert examine(Neighbour(host))["upload folder"].verdict == "ok"
+    assert host.files.find(theirs) is not None
+
+
 def test_a_hosts_name_is_quoted_in_commands(host: SimulatedHost) -> None:
     runner = FailingRunner(host, UnreachableError("no route to host"))
     runner._host = "hv'1"
@@ -140,6 +213,17 @@ def test_a_local_account_over_the_network_is_told_of_its_filtered_rights(
     check = examine(DirectRunner(host))["rights"]
     assert "--upload" not in check.text
     assert "LocalAccountTokenFilterPolicy" in " ".join(check.mend)
+
+
+def test_an_administrator_on_the_host_itself_is_told_to_open_powershell_as_one(
+    host: SimulatedHost,
+) -> None:
+    host.group_sids = ["S-1-1-0", "S-1-5-113"]
+    runner = DirectRunner(host, ".")
+    mend = examine(runner)["rights"].mend
+    assert "Run as administrator" in mend[0]
+    assert "Add-LocalGroupMember" in mend[1]
+    assert "LocalAccountTokenFilterPolicy" not in " ".join(mend)
 
 
 def test_machines_that_cannot_be_listed_are_a_matter_of_the_service(host: SimulatedHost) -> None:

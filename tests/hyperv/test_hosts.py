@@ -232,6 +232,23 @@ def test_a_key_that_asks_for_a_passphrase_is_refused(file: Path) -> None:
         read_settings("hv1")
 
 
+@pytest.mark.parametrize("key", ["certificate_file", "certificate_key_file"])
+def test_a_key_that_others_may_read_is_refused(file: Path, key: str) -> None:
+    names = {"certificate_file": "c", "certificate_key_file": "k"}
+    lines = "\n".join(f"{each} = '{name}'" for each, name in names.items())
+    file.write_text(f"[hosts.hv1]\nauth = 'certificate'\n{lines}\n")
+    (file.parent / "c").write_text(PEM)
+    (file.parent / "k").write_text(PEM)
+    path = file.parent / names[key]
+    path.write_text(f"{PEM}-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----\n")
+    path.chmod(0o640)
+    with pytest.raises(ConfigurationError, match=f"{key}: others may use .*chmod 600") as caught:
+        read_settings("hv1")
+    assert "s3cret" not in str(caught.value)
+    path.chmod(0o600)
+    read_settings("hv1")
+
+
 def test_a_certificate_is_a_pem_file(file: Path) -> None:
     file.write_text("[hosts.hv1]\nca_file = 'ca.der'\n")
     (file.parent / "ca.der").write_bytes(b"\x30\x82")

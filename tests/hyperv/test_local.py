@@ -120,6 +120,24 @@ def test_the_request_goes_in_as_ascii_and_the_answer_comes_back_whole(tmp_path: 
     assert runner.another().run("find") == [{}]
 
 
+def test_the_modules_of_another_powershell_are_not_handed_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PSModulePath", "C:\\Program Files\\PowerShell\\7\\Modules")
+    monkeypatch.setenv("BOOTGRAFT_TEST", "kept")
+    runner = stand_in(tmp_path, "answer(Output=[json.dumps([dict(os.environ)])], Errors=[])")
+    (environment,) = runner.run("find")
+    assert environment["BOOTGRAFT_TEST"] == "kept"
+    assert "PSModulePath" not in environment
+
+
+def test_the_request_lies_in_a_file_so_that_no_pipe_has_to_be_written_to(tmp_path: Path) -> None:
+    """Python on Windows writes to a pipe without a timeout."""
+    program = "import stat; found = stat.S_ISREG(os.fstat(0).st_mode)\n"
+    runner = stand_in(tmp_path, program + "answer(Output=[json.dumps([{'x': found}])], Errors=[])")
+    assert runner.run("find") == [{"x": True}]
+
+
 def test_a_script_of_the_package_runs(tmp_path: Path) -> None:
     runner = stand_in(tmp_path, MODEL + FIND_MODEL + INTERPRET)
     assert runner.run("find") == [{"Id": "0f1e", "Name": "Büro 1", "Generation": 1, "State": "Off"}]

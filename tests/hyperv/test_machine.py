@@ -9,7 +9,7 @@ import pytest
 
 from bootgraft_host.hyperv import vm as vm_module
 from bootgraft_host.machine import MachineError, Media
-from hyperv.adapters import Nic
+from hyperv.adapters import Nic, VirtualSwitch
 from hyperv.direct import DirectRunner
 from hyperv.enums import ON_OFF, PORT_MIRRORING
 from hyperv.hardware import Disk, Dvd
@@ -307,6 +307,36 @@ def test_every_kind_of_vlan_goes_with_the_adapter(
     (after,) = host.describe(vm)["NetworkAdapters"]
     assert after["IsLegacy"] is True
     assert after["Vlan"] == before["Vlan"]
+
+
+@pytest.mark.parametrize("name", ["LAN [1]", "[", "*", "`LAN`", 'Bob\'s "LAN"', "$(LAN)", "LÄN 网"])
+def test_an_adapter_keeps_a_switch_whatever_its_name(host: SimulatedHost, name: str) -> None:
+    host.switches.append(VirtualSwitch(name))
+    vm = host.add_vm("appliance", adapters=(Nic(switch=name),))
+    machine = machine_of(vm)
+    captured = machine.capture()
+    machine.detach(captured, keep_adapter=False)
+    machine.attach(MEDIA)
+    machine.detach(captured, keep_adapter=True)
+    (adapter,) = vm.adapters
+    assert adapter.legacy
+    assert adapter.switch is not None
+    assert adapter.switch.name == name
+
+
+def test_a_switch_that_is_gone_is_named(host: SimulatedHost) -> None:
+    host.switches.append(gone := VirtualSwitch("gone"))
+    vm = host.add_vm("appliance", adapters=(Nic(switch="gone"),))
+    machine = machine_of(vm)
+    captured = machine.capture()
+    machine.attach(MEDIA)
+    host.switches.remove(gone)
+    expected = r"left to do: connect the network adapter \S+ to the virtual switch gone, the only"
+    with pytest.raises(MachineError, match=expected):
+        machine.detach(captured, keep_adapter=True)
+    host.switches.append(gone)
+    machine.detach(captured, keep_adapter=True)
+    assert [adapter.switch for adapter in vm.adapters] == [gone]
 
 
 # Media.

@@ -7,8 +7,10 @@ import pytest
 
 from bootgraft_host.hyperv import vm as vm_module
 from bootgraft_host.hyperv.apply import HeldError
+from bootgraft_host.machine import Media
 from hyperv.enums import START_ACTION, STOP_ACTION
 from hyperv.machines import (
+    ISO,
     LIVE,
     MEDIA,
     OWN_ISO,
@@ -84,6 +86,26 @@ def test_a_controller_knows_what_is_its_own_without_any_mark(host: SimulatedHost
     assert host.describe(vm) == before
 
 
+def test_an_upload_that_is_in_a_drive_is_not_removed_as_the_machine_would_not_start(
+    host: SimulatedHost, vm: Vm, tmp_path: Path
+) -> None:
+    path = tmp_path / "live.iso"
+    path.write_bytes(ISO)
+    machine = machine_of(vm)
+    captured = machine.capture()
+    there = machine.prepare_media(Media(path, None, upload=True), lambda _: None)
+    machine.attach(there)
+    vm.notes = "ours since 2019\r\n"
+    vm.com_ports[0].path = ""
+    machine_of(vm).detach(captured, keep_adapter=False)  # to anybody else it looks restored
+    assert drives(vm) == {(1, 0): str(there.live_iso)}
+    vm.start()
+    vm.turn_off()
+    machine.detach(captured, keep_adapter=False)
+    assert drives(vm) == {(1, 0): OWN_ISO}
+    assert host.files.find_file(str(there.live_iso)) is None
+
+
 def test_what_another_sets_while_a_machine_is_attached_stays(host: SimulatedHost, vm: Vm) -> None:
     machine = machine_of(vm)
     captured = machine.capture()
@@ -118,6 +140,27 @@ def test_two_controllers_race_for_a_machine_and_one_steps_back(host: SimulatedHo
     first.turn_off()
     first.detach(first_captured, keep_adapter=False)
     assert host.describe(vm) == before
+
+
+def test_who_steps_back_leaves_the_uploads_of_the_other(
+    host: SimulatedHost, vm: Vm, tmp_path: Path
+) -> None:
+    path = tmp_path / "live.iso"
+    path.write_bytes(ISO)
+    media = Media(path, None, upload=True)
+    first, second = machine_of(vm), machine_of(vm)
+    first_captured, second_captured = first.capture(), second.capture()
+    there = first.prepare_media(media, lambda _: None)
+    second.prepare_media(media, lambda _: None)
+    first.attach(there)
+    with pytest.raises(HeldError):
+        second.attach(there)
+    second.detach(second_captured, keep_adapter=False)
+    machine_of(vm).detach(second_captured, keep_adapter=False)  # nor does who recovers it
+    first.start()
+    first.turn_off()
+    first.detach(first_captured, keep_adapter=False)
+    assert host.files.find_file(str(there.live_iso)) is None
 
 
 def test_a_mark_set_between_our_look_and_our_own_is_found(host: SimulatedHost, vm: Vm) -> None:

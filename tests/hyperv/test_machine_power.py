@@ -8,8 +8,9 @@ import pytest
 from bootgraft_agent.errors import RefusedError
 from bootgraft_host.hyperv import machine as machine_module
 from bootgraft_host.hyperv import vm as vm_module
+from bootgraft_host.hyperv.runner import ScriptError
 from bootgraft_host.hyperv.vm import GoneError
-from bootgraft_host.machine import Configuration, MachineError
+from bootgraft_host.machine import Configuration, MachineError, NotOursError
 from hyperv.direct import DirectRunner
 from hyperv.machines import (
     MEDIA,
@@ -73,7 +74,7 @@ def test_the_power_of_a_machine_that_somebody_else_started_is_not_cut(vm: Vm) ->
     machine = machine_of(vm)
     captured = machine.capture()
     vm.start()
-    with pytest.raises(MachineError, match="its hardware is its own; so its power is not cut"):
+    with pytest.raises(NotOursError, match="its hardware is its own; so its power is not cut"):
         machine.turn_off()
     assert vm.state == "Running"
     machine.detach(captured, keep_adapter=False)  # nothing is left to do
@@ -96,6 +97,42 @@ def test_a_boot_that_is_left_running_can_be_cut_by_whoever_started_it(vm: Vm) ->
     machine = machine_of(vm)
     machine.capture()
     machine.start()
+    machine.turn_off()
+    assert vm.state == "Off"
+
+
+def test_a_machine_that_somebody_else_started_after_detach_is_theirs(vm: Vm) -> None:
+    machine = machine_of(vm)
+    captured = machine.capture()
+    machine.attach(MEDIA)
+    machine.start()
+    machine.turn_off()
+    machine.detach(captured, keep_adapter=True)
+    vm.start()
+    with pytest.raises(MachineError, match="it is on: shut it down first"):
+        machine.prepare_confirm(com1=False)
+    with pytest.raises(NotOursError, match="its power is not cut"):
+        machine.turn_off()
+    assert vm.state == "Running"
+
+
+def test_a_machine_that_is_just_starting_is_turned_off_when_it_is_on(
+    host: SimulatedHost, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_module, "POLL_INTERVAL", 0.0)
+    machine = machine_of(vm)
+    machine.capture()
+    machine.start()
+    vm.plain_state = "Starting"
+    with pytest.raises(ScriptError, match="current state"):
+        machine.turn_off()
+    tries: list[str] = []
+
+    def arrive(name: str) -> None:
+        tries.extend([name] if name == "Hyper-V\\Stop-VM" else [])
+        vm.plain_state = "Running" if len(tries) == 2 else vm.plain_state
+
+    host.fault = arrive
     machine.turn_off()
     assert vm.state == "Off"
 

@@ -76,6 +76,10 @@ def test_whoever_can_replace_a_folder_is_a_writer() -> None:
     assert find_writers(parse_sddl("O:BAD:P(D;;FA;;;AU)")) == ()
 
 
+def test_who_writes_attributes_can_make_an_empty_folder_a_junction() -> None:
+    assert find_writers(parse_sddl("O:BAD:P(A;;0x100;;;BU)")) == ("BU",)
+
+
 def test_an_owner_can_always_give_himself_rights() -> None:
     assert find_writers(parse_sddl("O:S-1-5-21-1-2-3-1001D:P(A;;FA;;;BA)")) == (
         "S-1-5-21-1-2-3-1001",

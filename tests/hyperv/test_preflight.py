@@ -270,7 +270,13 @@ def test_all_problems_are_told_at_once() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [r"D:\iso\live.iso", "d:/iso/live.ISO", r"C:\ClusterStorage\Volume1\a b (1).iso", r"D:\ü.iso"],
+    [
+        r"D:\iso\live.iso",
+        "d:/iso/live.ISO",
+        r"C:\ClusterStorage\Volume1\a b (1).iso",
+        r"D:\ü.iso",
+        r"D:\a.b\~c.iso",
+    ],
 )
 def test_a_path_on_the_host_can_be_an_isos(path: str) -> None:
     assert find_path_problem(path) is None
@@ -290,6 +296,10 @@ def test_a_path_on_the_host_can_be_an_isos(path: str) -> None:
         (r"D:\a.iso:stream.iso", "is no whole path"),
         ("D:\\a\nb.iso", "is no whole path"),
         (r"D:\iso\live.img", "does not end in .iso"),
+        (r"C:\Users\ADMINI~1\Temp\live.iso", "give the long name in its place"),
+        ("C:/PROGRA~2/live.iso", "give the long name in its place"),
+        (r"D:\iso.\live.iso", "ends with a dot or a space"),
+        (r"D:\my iso \live.iso", "ends with a dot or a space"),
     ],
 )
 def test_any_other_path_is_refused_with_the_reason(path: str, message: str) -> None:

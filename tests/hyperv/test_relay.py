@@ -322,6 +322,24 @@ def test_a_host_that_cannot_be_used_is_an_error_of_the_port(
         protocol_hvrelay.Serial(relay_url(HOST, PIPE))
 
 
+def test_a_password_file_that_is_wrong_when_the_session_is_opened_is_an_error_of_the_port(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Wrong(FakeRunner):
+        def run(
+            self,
+            script: str,
+            asked: Mapping[str, JSON] | None = None,
+            *,
+            timeout: float = DEFAULT_TIMEOUT,
+        ) -> list[Mapping[str, JSON]]:
+            raise ConfigurationError("password_file is gone")
+
+    monkeypatch.setattr(protocol_hvrelay, "open_runner", lambda _host: Wrong([]))
+    with pytest.raises(serial.SerialException, match="password_file is gone"):
+        protocol_hvrelay.Serial(relay_url(HOST, PIPE))
+
+
 def test_the_host_itself_needs_no_relay() -> None:
     with pytest.raises(serial.SerialException, match="hvpipe"):
         protocol_hvrelay.Serial(relay_url(".", PIPE))

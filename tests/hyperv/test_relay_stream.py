@@ -12,6 +12,7 @@ import pytest
 from bootgraft_host.hyperv import relay, relay_stream
 from bootgraft_host.hyperv.relay import Relay
 from bootgraft_host.hyperv.relay_stream import RelayStream
+from bootgraft_host.machine import ConfigurationError
 from hyperv.pipes import Pipe
 from hyperv.relay_line import (
     EVERY_BYTE,
@@ -131,6 +132,22 @@ def test_a_host_that_has_lost_the_session_ends_the_stream(
     with pytest.raises(ConnectionError, match="relay-exchange failed"):
         stream.receive(1, DEADLINE)
     assert "relay-close" not in runner.scripts()
+
+
+def test_a_password_file_that_is_gone_when_the_session_is_opened_anew_ends_the_stream_in_words(
+    stream: RelayStream, runner: LossyRunner, pipe: Pipe
+) -> None:
+    def fail(_script: str) -> str:
+        raise ConfigurationError("password_file: No such file or directory")
+
+    guest_of(pipe).server_write(b"hello")
+    wait_until(lambda: stream.waiting() == 5)
+    runner.fate = fail
+    with pytest.raises(ConnectionError, match="password_file: No such file"):
+        stream.send(b"anybody there?", DEADLINE)
+    assert stream.receive(100, 0) == b"hello"
+    with pytest.raises(ConnectionError, match="password_file: No such file"):
+        stream.receive(100, DEADLINE)
 
 
 def test_last_words_are_heard_although_a_write_fails(

@@ -1,8 +1,9 @@
 """The trials of `doctor --settle`, on the modelled host with a guest that speaks the protocol."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,11 @@ import pytest
 
 from bootgraft_agent.errors import InvalidRequestError
 from bootgraft_agent.requests import describe_error, parse_request
+from bootgraft_agent.wire import JSON
 from bootgraft_host import doctor_cli
 from bootgraft_host.doctor_cli import open_line
-from bootgraft_host.hyperv import protocol_hvrelay, scratch
-from bootgraft_host.hyperv.runner import HostError
+from bootgraft_host.hyperv import protocol_hvrelay, scratch, vm
+from bootgraft_host.hyperv.runner import DEFAULT_TIMEOUT, HostError, UnreachableError
 from bootgraft_host.hyperv.settle import QUESTIONS, Finding, Heard, Waits, settle
 from bootgraft_host.link import Link
 from bootgraft_host.machine import MachineError
@@ -209,8 +211,11 @@ def test_a_machine_that_cannot_be_removed_is_named_with_the_command_beside_the_a
     settled = settle(
         runner, None, iso, lambda pipe: open_line(runner.host, pipe), lambda _: None, waits=WAITS
     )
-    (vm,) = host.vms.values()
-    assert f"Remove-VM -Name {vm.name} -Force" in str(settled.left)
+    (left,) = host.vms.values()
+    assert f"Remove-VM -Name {left.name} -Force" in str(settled.left)
+    assert 'Remove-Item -Recurse -LiteralPath "$env:ProgramData\\bootgraft\\$id"' in str(
+        settled.left
+    )
     assert [finding.letter for finding in settled.findings] == list(QUESTIONS)
 
 
@@ -223,6 +228,83 @@ def test_what_is_left_is_told_also_where_nothing_could_be_tried(
     with pytest.raises(MachineError, match=r"cannot read .*live\.iso"):
         run_settle(runner, iso, told)
     assert "Remove-VM -Name bootgraft-settle-" in told[-1]
+
+
+class CutRunner(DirectRunner):
+    """Loses the host when a script is to run for the n-th time, before or after it."""
+
+    def __init__(self, host: SimulatedHost) -> None:
+        super().__init__(host)
+        self.cuts: dict[str, list[str]] = {}  # by script, for its next runs: "before", "after", ""
+
+    def run(
+        self,
+        script: str,
+        asked: Mapping[str, JSON] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> list[Mapping[str, JSON]]:
+        fates = self.cuts.get(script, [])
+        fate = fates.pop(0) if fates else ""
+        if fate == "before":
+            raise UnreachableError("the network is gone")
+        answer = super().run(script, asked, timeout=timeout)
+        if fate == "after":
+            raise UnreachableError("the network is gone")
+        return answer
+
+
+@pytest.fixture
+def cut(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[CutRunner]:
+    monkeypatch.setattr(scratch, "INTERVAL", 0.01)
+    monkeypatch.setattr(scratch, "REMOVE_TIMEOUT", 5.0)
+    monkeypatch.setattr(vm, "READ_PAUSES", ())
+    power_new_machines(host, LivePower(), "Hyper-V\\Start-VM")
+    runner = CutRunner(host)
+    yield runner
+    runner.close()
+
+
+def test_a_machine_whose_making_was_cut_off_is_removed_once_the_host_is_back(
+    host: SimulatedHost, cut: CutRunner, iso: Path
+) -> None:
+    cut.cuts = {"make-scratch": ["after"], "find": ["before"] * 3, "remove-scratch": ["after"]}
+    with pytest.raises(UnreachableError):
+        run_settle(cut, iso)
+    assert nothing_is_left(host)
+
+
+def test_copies_are_removed_once_the_host_is_back(
+    host: SimulatedHost, cut: CutRunner, iso: Path
+) -> None:
+    cut.cuts = {"remove": ["before"] * 3 + ["after"]}
+    assert find_left(cut, iso, None) is None
+    assert nothing_is_left(host)
+
+
+def find_left(runner: DirectRunner, iso: Path, base: str | None) -> str | None:
+    connect = partial(open_line, runner.host)
+    return settle(runner, base, iso, connect, lambda _: None, waits=WAITS).left
+
+
+@pytest.mark.parametrize(
+    ("base", "above"),
+    [(None, "$env:ProgramData\\bootgraft"), ("D:\\a $b\\", "D:\\a `$b")],
+)
+def test_copies_that_cannot_be_removed_are_named_with_the_command(
+    host: SimulatedHost,
+    cut: CutRunner,
+    iso: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    base: str | None,
+    above: str,
+) -> None:
+    monkeypatch.setattr(scratch, "REMOVE_TIMEOUT", 0.0)
+    cut.cuts = {"remove": ["before"] * 3}
+    left = str(find_left(cut, iso, base))
+    folder = next(str(asked["Id"]) for _, asked in cut.calls if "Id" in asked)
+    assert f'Remove-Item -Recurse -LiteralPath "{above}\\{folder}"' in left
+    assert not host.vms
 
 
 def test_an_interrupt_removes_the_machine(

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pypsrp.powershell import RunspacePool
+from spnego.exceptions import ErrorCode, SpnegoError
 
-from bootgraft_host.hyperv import winrm
+from bootgraft_host.hyperv import refusals, winrm
 from bootgraft_host.hyperv.hosts import HostSettings
 from bootgraft_host.hyperv.runner import (
     AccessError,
@@ -54,7 +56,7 @@ def test_a_user_without_the_right_to_remoting_is_refused(
     endpoint: Endpoint, settings: HostSettings
 ) -> None:
     endpoint.refusal_fault = wsman.FaultError(wsman.ACCESS_DENIED, "Access is denied.")
-    expect_refusal(settings, "Access is denied.", "Remote Management Users")
+    expect_refusal(settings, "Access is denied.", "an administrator of the host")
 
 
 def test_a_refusal_by_http_is_one_as_well(endpoint: Endpoint, settings: HostSettings) -> None:
@@ -135,7 +137,7 @@ def test_an_unverified_certificate_is_taken_when_asked_for_and_logged(
 
 def test_a_port_where_nobody_listens_is_named(endpoint: Endpoint, settings: HostSettings) -> None:
     endpoint.stop()
-    expect_no_answer(settings, "Connection refused", "winrm quickconfig", "firewall")
+    expect_no_answer(settings, "Connection refused", "bootgraft doctor hyperv:", "firewall")
     plain = replace(settings, tls=False, ca_file=None)
     expect_no_answer(plain, "HTTP)", "Connection refused", "Enable-PSRemoting")
 
@@ -224,6 +226,76 @@ def test_without_tls_a_cut_connection_is_made_again_with_keys_of_its_own(
     mark(runner, "with new keys")
     assert modelled.changes == 4
     assert len({call.shell_id for call in endpoint.calls}) == 1
+    runner.close()
+
+
+# Passwords that are refused.
+
+
+def count_refused(caplog: pytest.LogCaptureFixture) -> int:
+    """How often the endpoint was shown a password that is wrong."""
+    return sum("log-in refused" in record.getMessage() for record in caplog.records)
+
+
+def test_a_refused_password_is_not_shown_again_and_again_until_its_account_is_locked(
+    settings: HostSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "hyperv.http_side")
+    assert settings.password_file is not None
+    settings.password_file.write_text("wrong-s3cret")
+    for _ in range(4):  # as a line to a guest does, which connects anew ten times a second
+        expect_refusal(settings, f"the user {USER}")
+    assert count_refused(caplog) == 1
+    settings.password_file.write_text(PASSWORD, "utf-8")
+    mark(WinRMRunner(settings))
+
+
+def test_a_password_that_the_key_distribution_center_refuses_is_not_shown_to_it_again(
+    settings: HostSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def refuse(_pool: object) -> None:
+        attempts.append(1)
+        raise SpnegoError(ErrorCode.no_cred, context_msg="Preauthentication failed")
+
+    monkeypatch.setattr(RunspacePool, "open", refuse)
+    for _ in range(3):
+        expect_refusal(settings)
+    assert len(attempts) == 1
+
+
+def test_a_refused_password_is_tried_again_after_a_while(
+    settings: HostSettings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG, "hyperv.http_side")
+    monkeypatch.setattr(refusals, "FORGET_AFTER", 0.05)
+    assert settings.password_file is not None
+    settings.password_file.write_text("wrong-s3cret")
+    expect_refusal(settings)
+    time.sleep(0.06)
+    expect_refusal(settings)
+    assert count_refused(caplog) == 2
+
+
+def test_a_password_that_is_changed_meanwhile_is_refused_once_and_the_new_one_let_in(
+    endpoint: Endpoint, settings: HostSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "hyperv.http_side")
+    runner = WinRMRunner(settings)
+    mark(runner)
+    (tmp_path / "users").write_text(f":{USER}:another\n", "utf-8")
+    endpoint.arm(FaultKind.ANSWER_CUT, script=MARK)
+    with pytest.raises(UnreachableError):
+        mark(runner)
+    for _ in range(3):
+        with pytest.raises(AccessError):
+            mark(runner)
+    runner.close()
+    assert count_refused(caplog) == 1
+    assert settings.password_file is not None
+    settings.password_file.write_text("another")
+    mark(runner)
     runner.close()
 
 

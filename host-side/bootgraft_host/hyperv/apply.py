@@ -21,7 +21,7 @@ from bootgraft_host.hyperv.marks import (
 from bootgraft_host.hyperv.preflight import describe_state, explain_mark
 from bootgraft_host.hyperv.runner import ScriptError, UnreachableError
 from bootgraft_host.hyperv.vm import OFF, Vm, attempt
-from bootgraft_host.machine import MachineError
+from bootgraft_host.machine import MachineError, NotOursError
 
 MAX_ROUNDS = 4  # of changes; adapters need two
 MAX_CUTS = 3  # of changes whose answer was lost
@@ -31,7 +31,7 @@ Plan = Callable[[VmDescription], Changes]  # raises MachineError where it object
 log = logging.getLogger(__name__)
 
 
-class HeldError(MachineError, RefusedError):
+class HeldError(NotOursError, RefusedError):
     """Another run holds the machine, or somebody has taken it from this one."""
 
 

@@ -126,13 +126,22 @@ class Changes:
         for adapter_id in self.adapters.remove:
             yield f"remove the network adapter {adapter_id}"
         for wanted in self.adapters.set:
-            names = ", ".join(name for name, values in wanted.items() if values and name != "Id")
-            yield f"set {names} of the network adapter {wanted['Id']}"
+            yield from _describe_settings(wanted)
         if self.actions is not None:
             start, stop = self.actions
             yield f"set the automatic start action to {start}, the stop action to {stop}"
         if self.automatic_checkpoints is not None:
             yield f"switch automatic checkpoints {'on' if self.automatic_checkpoints else 'off'}"
+
+
+def _describe_settings(wanted: Mapping[str, JSON]) -> Iterator[str]:
+    adapter = f"the network adapter {wanted['Id']}"
+    names = [name for name, values in wanted.items() if values and name not in ("Id", "Connect")]
+    if names:
+        yield f"set {', '.join(names)} of {adapter}"
+    switches = wanted["Connect"]
+    if isinstance(switches, list) and switches:
+        yield f"connect {adapter} to the virtual switch {switches[0]}, the only one of that name"
 
 
 def _ask_slot(slot: Slot) -> dict[str, JSON]:

@@ -8,6 +8,7 @@ import base64
 import secrets
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -30,7 +31,7 @@ from bootgraft_host.hyperv.runner import (
     ScriptError,
     UnreachableError,
 )
-from bootgraft_host.hyperv.upload_folder import find_base, prepare_folder
+from bootgraft_host.hyperv.upload_folder import find_base, find_folder, prepare_folder
 from bootgraft_host.hyperv.vm import find_vms
 
 Verdict = Literal["ok", "wrong", "not known"]
@@ -41,8 +42,10 @@ MIN_POWERSHELL = (5, 1)
 MIN_FREE = 1 << 30  # bytes; the live ISO and a payload ISO take a part of it
 MAX_CLOCK_DIFFERENCE = 300.0  # seconds; beyond it Kerberos refuses tickets
 
+AS_ADMINISTRATOR = "Run bootgraft in a Windows PowerShell that was opened by Run as administrator."
+
 TOPICS = (
-    *("PowerShell", "Hyper-V module", "rights", "virtual machines", "execution policy", "clock"),
+    *("PowerShell", "Hyper-V module", "rights", "virtual machines", "clock"),
     *("upload folder", "free space", "named pipes"),
 )
 
@@ -71,11 +74,8 @@ def examine_host(runner: Runner, base: str | None) -> Iterator[Check]:
     yield Check("connection", "ok", f"{facts.computer_name}, {facts.windows}, as {facts.user}")
     yield _check_powershell(facts)
     yield _check_module(facts)
-    yield _check_rights(facts)
+    yield _check_rights(facts, runner.host)
     yield _check_machines(runner)
-    yield Check(
-        "execution policy", "ok", f"{facts.execution_policy}; does not matter, scripts come as text"
-    )
     yield _check_clock(facts, asked, answered)
     yield _check_folder(runner, base)
     yield _check_space(runner, base)
@@ -100,12 +100,12 @@ def _explain_connection(runner: Runner, error: HostError) -> Check:
                 " that constrains them; $ExecutionContext.SessionState.LanguageMode tells.",
             ),
         )
-    return Check("connection", "wrong", str(error))
+    return Check("connection", "wrong", str(error), _mend_scripts(runner.host))
 
 
 def _mend_reach(host: str) -> tuple[str, ...]:
     if host == ".":
-        return ("Run bootgraft in a Windows PowerShell of an administrator.",)
+        return (AS_ADMINISTRATOR,)
     return (
         "Enable-PSRemoting -Force",
         "For TLS, a certificate that names the host, a listener, and a way through the firewall:",
@@ -121,9 +121,23 @@ def _mend_reach(host: str) -> tuple[str, ...]:
     )
 
 
+def _mend_scripts(host: str) -> tuple[str, ...]:
+    """Advise where PowerShell is there, and our first script does not do what it should."""
+    if host == ".":
+        return (
+            "Get-ExecutionPolicy -List",
+            "Where MachinePolicy or UserPolicy forbids scripts, run bootgraft on another computer:"
+            " there, hyperv://HOST gives scripts to this one as text.",
+        )
+    return (
+        "Get-WinEvent -LogName Microsoft-Windows-WinRM/Operational -MaxEvents 20",
+        "Get-PSSessionConfiguration -Name Microsoft.PowerShell",
+    )
+
+
 def _mend_access(host: str) -> tuple[str, ...]:
     if host == ".":
-        return ("Run bootgraft in a Windows PowerShell of an administrator.",)
+        return (AS_ADMINISTRATOR,)
     return (
         f'Name a user and a password_file in [hosts."{host}"] of hosts.toml (here), or get a'
         " Kerberos ticket: kinit USER@REALM",
@@ -169,11 +183,13 @@ def _check_module(facts: HostFacts) -> Check:
     )
 
 
-def _check_rights(facts: HostFacts) -> Check:
+def _check_rights(facts: HostFacts, host: str) -> Check:
     if ADMINISTRATORS in facts.group_sids:
         return Check("rights", "ok", f"{facts.user} is an administrator")
     mend = [f"Add-LocalGroupMember -SID {ADMINISTRATORS} -Member '{_quoted(facts.user)}'"]
-    if LOCAL_ACCOUNTS in facts.group_sids:
+    if host == ".":  # where an administrator's programs have the rights only when told so
+        mend.insert(0, f"{AS_ADMINISTRATOR} Where {facts.user} is none yet:")
+    elif LOCAL_ACCOUNTS in facts.group_sids:
         mend += [
             "An administrator's local account has no administrator's rights over the network"
             " unless this is set:",
@@ -231,14 +247,20 @@ def _try_folder(runner: Runner, base: str | None) -> str:
     """Make a folder as for a machine, a file in it, and remove both; gives the one above."""
     above = find_base(runner, base)
     was_there = is_folder(runner, above)
-    folder = prepare_folder(runner, above, str(uuid.uuid4()))
+    vm_id = str(uuid.uuid4())
+    folder = find_folder(runner, above, vm_id)
     path = f"{folder}\\bootgraft-doctor.part"
     data = secrets.token_bytes(1024)
     try:
+        prepare_folder(runner, above, vm_id)
         write_block(runner, path, 0, data, flush=True)
         hash_file(runner, path, len(data))
     finally:
-        remove_paths(runner, [path], [folder] if was_there else [folder, above])
+        if is_folder(runner, folder):
+            remove_paths(runner, [path], [folder])
+        if not was_there and is_folder(runner, above):
+            with suppress(ScriptError):  # somebody else uses it by now
+                remove_paths(runner, [], [above])
     return above
 
 

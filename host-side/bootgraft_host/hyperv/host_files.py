@@ -122,7 +122,6 @@ class HostFacts:
     user: str
     user_sid: str
     group_sids: tuple[str, ...]
-    execution_policy: str
     hyperv_modules: tuple[str, ...]  # versions
     free: Mapping[str, int]  # bytes, by drive as in C:\
 
@@ -143,7 +142,6 @@ def read_host(runner: Runner, drives: Iterable[str] = ()) -> HostFacts:
         user=answer.text("User"),
         user_sid=answer.text("UserSid"),
         group_sids=answer.texts("GroupSids"),
-        execution_policy=answer.text("ExecutionPolicy"),
         hyperv_modules=answer.texts("HyperVModules"),
         free={
             each.text("Name"): each.number("AvailableBytes") for each in answer.objects("Drives")

@@ -3,7 +3,7 @@
 ::
 
     [hosts."hv1.example.com"]            # as in hyperv://hv1.example.com/VM
-    address = "10.0.0.5"                 # where it is; by default the name itself
+    address = "hv1.lab.example.com"      # where it is, as in its certificate; by default HOST
     port = 5986                          # by default 5986, or 5985 without tls
     tls = true                           # false: HTTP, its content encrypted by auth's own means
     auth = "negotiate"                   # negotiate, kerberos or certificate
@@ -12,7 +12,7 @@
     ca_file = "example-ca.pem"           # who signed the host's certificate, or the certificate
     tls_verify = true                    # false: any certificate will do, which is logged
     certificate_file = "me.pem"          # with auth = "certificate"
-    certificate_key_file = "me.key"      # where the key is not in certificate_file
+    certificate_key_file = "me.key"      # where it is not in certificate_file; for you alone
     upload_folder = 'D:\\bootgraft'       # a folder on the host, for --upload
 
 Relative paths start at the file's folder. It is $BOOTGRAFT_HOSTS, or else
@@ -27,7 +27,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Literal, TypeVar, get_args
+from typing import BinaryIO, Literal, TypeVar, get_args
 
 from bootgraft_host.hyperv.local import LocalRunner
 from bootgraft_host.hyperv.runner import Runner
@@ -256,18 +256,27 @@ def read_password(settings: HostSettings) -> str | None:
         return None
     try:
         with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            mode = _read_mode(file)
             data = file.read(PASSWORD_LIMIT + 1)
     except OSError as error:
         raise _mistake_in(settings, "password_file", f"{path}: {error.strerror}") from error
-    if mode & 0o077 and sys.platform != "win32":  # where the mode says nothing about others
+    _refuse_others(settings, "password_file", path, mode)
+    return _parse_password(settings, data)
+
+
+def _read_mode(file: BinaryIO) -> int:
+    return stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+
+
+def _refuse_others(settings: HostSettings, key: str, path: Path, mode: int) -> None:
+    """Refuse a secret that others may use; on Windows a mode says nothing about them."""
+    if mode & 0o077 and sys.platform != "win32":
         raise _mistake_in(
             settings,
-            "password_file",
+            key,
             f"others may use {path}, its mode is {mode:03o}:"
             f" run `chmod 600 {shlex.quote(str(path))}`",
         )
-    return _parse_password(settings, data)
 
 
 def _parse_password(settings: HostSettings, data: bytes) -> str:
@@ -296,7 +305,9 @@ def _check_files(settings: HostSettings) -> None:
 
 def _check_pem(settings: HostSettings, key: str, path: Path) -> None:
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            mode = _read_mode(file)
+            text = file.read()
     except OSError as error:
         raise _mistake_in(settings, key, f"{path}: {error.strerror}") from error
     if b"-----BEGIN " not in text:
@@ -304,6 +315,8 @@ def _check_pem(settings: HostSettings, key: str, path: Path) -> None:
     if b"ENCRYPTED" in text:
         problem = f"the key in {path} is encrypted, and nobody is asked for its passphrase"
         raise _mistake_in(settings, key, problem)
+    if b"PRIVATE KEY-----" in text:
+        _refuse_others(settings, key, path, mode)
 
 
 def _mistake_in(settings: HostSettings, key: str, text: str) -> ConfigurationError:

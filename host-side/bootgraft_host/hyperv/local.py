@@ -12,6 +12,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -78,13 +79,18 @@ class LocalRunner:
     def _launch(self, command: list[str], script: str, request: str, timeout: float) -> object:
         _LOGGER.debug("running %s", command)
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                creationflags=_CREATION_FLAGS,
-            )
+            # On Windows, writing to a pipe that nobody reads would know no timeout.
+            with tempfile.TemporaryFile() as file:
+                file.write(request.encode("ascii"))
+                file.seek(0)
+                process = subprocess.Popen(
+                    command,
+                    stdin=file,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    creationflags=_CREATION_FLAGS,
+                    env=_environment(os.environ),
+                )
         except OSError as error:
             raise HostError(
                 f"cannot run {self._program}: {error.strerror}. hyperv://./VM is for a controller"
@@ -92,7 +98,7 @@ class LocalRunner:
             ) from error
         with process:
             try:
-                output, noise = process.communicate(request.encode("ascii"), timeout)
+                output, noise = process.communicate(timeout=timeout)
             except BaseException as error:
                 process.kill()
                 if isinstance(error, subprocess.TimeoutExpired):
@@ -121,6 +127,14 @@ def _find_powershell(environment: Mapping[str, str]) -> str:
 def _command(program: str, launcher: Path, script: Path) -> list[str]:
     settings = ("-NoLogo", "-NoProfile", "-NonInteractive", "-ExecutionPolicy", "Bypass")
     return [program, *settings, "-File", str(launcher), "-Script", str(script)]
+
+
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Leave out where modules are: under PowerShell 7, these are not Windows PowerShell's.
+
+    Source: learn.microsoft.com, about_PSModulePath, and PowerShell/PowerShell issue 27774.
+    """
+    return {name: text for name, text in ours.items() if name.upper() != "PSMODULEPATH"}
 
 
 def _find_answer(output: bytes) -> object:

@@ -36,7 +36,13 @@ from bootgraft_host.hyperv.claim import claim_name
 from bootgraft_host.hyperv.description import VmDescription
 from bootgraft_host.hyperv.host_files import find_iso_problem
 from bootgraft_host.hyperv.hosts import open_runner, read_settings
-from bootgraft_host.hyperv.marks import Mark, find_foreign_mark, find_own_mark, own_name
+from bootgraft_host.hyperv.marks import (
+    Mark,
+    find_foreign_mark,
+    find_marks,
+    find_own_mark,
+    own_name,
+)
 from bootgraft_host.hyperv.pipe_names import PIPE_FOLDER, pipe_url, relay_url
 from bootgraft_host.hyperv.preflight import (
     Facts,
@@ -68,7 +74,7 @@ from bootgraft_host.hyperv.vm import (
     persist,
 )
 from bootgraft_host.link import Link
-from bootgraft_host.machine import Configuration, MachineError, Media, State
+from bootgraft_host.machine import Configuration, MachineError, Media, NotOursError, State
 from bootgraft_host.replies import Progress
 
 MAX_TRIES = 4  # of a change whose answer was lost
@@ -261,11 +267,21 @@ class HyperVMachine:
 
         advice = "an ISO that is gone: put it back there, or another into the drive"
         make_changes(self._vm, plan, advice=advice)
-        if self._captured is None or self._uploaded != ():
-            persist(lambda: remove_uploads(self._runner, self._upload_base, self._vm.id))
-            self._uploaded = ()
+        self._has_started = False  # whoever starts it from here on starts it as it was
+        self._remove_uploads(before.mark.token)
         remove_mark(self._vm, before.mark.token)
         self._mark = None
+
+    def _remove_uploads(self, token: str) -> None:
+        """Remove the ISOs in the machine's folder, but for another run's, and those in a drive."""
+        if self._captured is not None and self._uploaded == ():
+            return
+        now = self._describe()
+        others = [mark for mark in find_marks(now.notes) if mark.token != token]
+        used = {iso for mark in others for iso in mark.isos}
+        used |= {drive.path for drive in now.dvd_drives}
+        persist(lambda: remove_uploads(self._runner, self._upload_base, self._vm.id, keep=used))
+        self._uploaded = ()
 
     def _find_ours(self, before: Captured, now: VmDescription) -> Ours | None:
         mark = find_own_mark(now.notes, before.mark.token) or self._mark
@@ -333,17 +349,18 @@ class HyperVMachine:
     def turn_off(self) -> None:
         """Cut the power, whatever the guest is doing; a machine that is off stays so.
 
-        Raises MachineError where the machine is on for somebody else.
+        Raises NotOursError where the machine is on for somebody else.
         """
-        for _ in range(MAX_TRIES):
+        for tries_left in reversed(range(MAX_TRIES)):
             if self._vm.read_state().state == OFF:
                 return
             self._require_ours_to_turn_off()
             try:
                 attempt(self._vm.turn_off)
-            except ScriptError:
-                if self._vm.read_state().state != OFF:  # else it was just going off by itself
+            except ScriptError:  # as while it is just starting, or going off by itself
+                if not tries_left and self._vm.read_state().state != OFF:
                     raise
+                time.sleep(POLL_INTERVAL)
 
     def _require_ours_to_turn_off(self) -> None:
         description, captured = self._describe(), self._captured
@@ -355,9 +372,9 @@ class HyperVMachine:
             )
         if captured is None or self._has_started or self._has_ours(captured, description):
             return
-        raise MachineError(
-            f"{description.name} is on, and not for this run: somebody else has switched it on, and"
-            " its hardware is its own; so its power is not cut"
+        raise NotOursError(
+            f"{description.name} is not off, but {description.state}, and not for this run: it was"
+            " switched on by somebody else, and its hardware is its own; so its power is not cut"
         )
 
     def _has_ours(self, captured: Captured, now: VmDescription) -> bool:

@@ -23,9 +23,12 @@ TRUSTED = frozenset({ADMINISTRATORS, SYSTEM, TRUSTED_INSTALLER})
 
 FULL_CONTROL = 0x1F01FF
 READ_AND_EXECUTE = 0x1200A9
-# Add a file, add a folder, delete a child, delete, change the permissions, take ownership; and
-# the generic rights that hold some of these.
-WRITING = 0x2 | 0x4 | 0x40 | 0x10000 | 0x40000 | 0x80000 | 0x10000000 | 0x40000000
+# Delete a child, change the permissions, take ownership; and the generic right that holds these.
+REPLACING_CHILDREN = 0x40 | 0x40000 | 0x80000 | 0x10000000
+DELETE = 0x10000  # also to rename
+# Besides, add a file, add a folder, and write attributes, which is enough to make an empty folder a
+# junction; and the generic right that holds these.
+WRITING = REPLACING_CHILDREN | DELETE | 0x2 | 0x4 | 0x100 | 0x40000000
 
 # The names of those that matter here; any other stays the two letters that it is.
 _SIDS = {"BA": ADMINISTRATORS, "SY": SYSTEM}
@@ -103,12 +106,12 @@ def find_difference(found: Descriptor, readers: Iterable[str]) -> str | None:
     return None
 
 
-def find_writers(found: Descriptor) -> tuple[str, ...]:
-    """Say who besides administrators and the system can put something in a folder's place."""
+def find_writers(found: Descriptor, rights: int = WRITING) -> tuple[str, ...]:
+    """Say who besides administrators and the system owns a folder or has one of these rights."""
     writers = {
         entry.sid
         for entry in found.entries
-        if entry.kind != "D" and "IO" not in entry.flags and entry.rights & WRITING
+        if entry.kind != "D" and "IO" not in entry.flags and entry.rights & rights
     }
     return tuple(sorted((writers | {found.owner}) - TRUSTED))
 

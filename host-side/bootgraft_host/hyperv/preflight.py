@@ -25,6 +25,9 @@ ISO_SUFFIX = ".iso"  # Set-VMDvdDrive takes no other file
 
 _OWN_PIPE = re.compile(r"\\\\\.\\pipe\\bootgraft-[0-9a-f]{32}", re.IGNORECASE)
 _LOCAL_PATH = re.compile(r'[A-Za-z]:\\[^<>:"|?*\x00-\x1f\x7f]+')
+# Hyper-V shows a path as .NET gives it in full, and only a path that it shows is known again.
+_SHORT_NAME = re.compile(r"\\([^\\.]{1,6}~\d+(?:\.[^\\.]{0,3})?)(?=\\|$)")
+_TRIMMED_NAME = re.compile(r"\\([^\\]*[. ])(?=\\|$)")
 _SHUT_DOWN = "shut it down first"
 _WAIT = "wait until that is over"
 _STATES: Mapping[str, tuple[str, str]] = {
@@ -65,8 +68,13 @@ def find_path_problem(path: str) -> str | None:
             f"{path} is not on the host itself: a remote session may not go on from there to"
             " another computer; copy the ISO to the host, or use --upload"
         )
-    if not _LOCAL_PATH.fullmatch(ntpath.normpath(path)):
+    plain = ntpath.normpath(path)
+    if not _LOCAL_PATH.fullmatch(plain):
         return rf"{path} is no whole path of a file on the host, as in D:\iso\live.iso"
+    if short := _SHORT_NAME.search(plain):
+        return f"{path} has the short name {short[1]} in it: give the long name in its place"
+    if trimmed := _TRIMMED_NAME.search(plain):
+        return f"{path}: {trimmed[1]!r} ends with a dot or a space, which Windows leaves out"
     if not path.lower().endswith(ISO_SUFFIX):
         return f"{path} does not end in {ISO_SUFFIX}, as Hyper-V wants it of an ISO"
     return None

@@ -7,7 +7,7 @@ from bootgraft_host.hyperv.pipe_names import parse_relay_url
 from bootgraft_host.hyperv.pipe_port import PipePort, PipeStream
 from bootgraft_host.hyperv.relay import Relay
 from bootgraft_host.hyperv.relay_stream import RelayStream
-from bootgraft_host.hyperv.runner import HostError, Runner
+from bootgraft_host.hyperv.runner import Runner
 from bootgraft_host.machine import MachineError
 
 
@@ -32,7 +32,7 @@ class Serial(PipePort):
             raise ConnectionError(str(error)) from error
         try:
             relay.open()
-        except HostError as error:
+        except MachineError as error:
             relay.abandon()
             raise ConnectionError(str(error)) from error
         return RelayStream(relay)

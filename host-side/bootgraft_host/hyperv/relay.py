@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from bootgraft_agent.wire import JSON
 from bootgraft_host.hyperv.runner import HostError, Runner, ScriptError
+from bootgraft_host.machine import MachineError
 
 IDLE_TIME = 30.0  # seconds
 CONNECT_TIME = 0.1  # seconds; .NET keeps a processor busy where the pipe does not exist
@@ -120,7 +121,7 @@ class Relay:
         """Let go of the pipe and end the session."""
         try:
             self._runner.run("relay-close", timeout=CLOSE_TIMEOUT)
-        except HostError as error:
+        except MachineError as error:
             _LOGGER.debug("%s: it closes by itself: %s", self, error)
         self.abandon()
 
@@ -128,7 +129,7 @@ class Relay:
         """End the session, and with it what it holds."""
         try:
             self._runner.close()
-        except HostError as error:
+        except MachineError as error:
             _LOGGER.debug("%s: its session ends by itself: %s", self, error)
 
     def _offer(self, block: Block) -> Mapping[str, JSON]:

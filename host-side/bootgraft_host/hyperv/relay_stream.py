@@ -10,7 +10,8 @@ import threading
 import time
 
 from bootgraft_host.hyperv.relay import BLOCK_SIZE, FETCH_SIZE, Answer, Block, Relay
-from bootgraft_host.hyperv.runner import HostError, ScriptError, UnreachableError
+from bootgraft_host.hyperv.runner import ScriptError, UnreachableError
+from bootgraft_host.machine import MachineError
 
 SHORT_PAUSE = 0.02  # seconds between two exchanges while bytes come or go
 LONG_PAUSE = 0.25  # seconds between two exchanges when the line is quiet
@@ -101,7 +102,7 @@ class RelayStream:
                     ending = f"the peer has disconnected ({answer.ending})"
                     break
                 self._start_anew()
-        except HostError as error:
+        except MachineError as error:  # of the host, or a file for logging in is not right any more
             ending, lost = str(error), True
         finally:
             self._end(ending, lost=lost)

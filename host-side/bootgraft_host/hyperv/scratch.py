@@ -1,8 +1,10 @@
 """A virtual machine that is made for trying things out on a host, and removed afterwards."""
 
 import logging
+import re
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bootgraft_agent.wire import JSON
@@ -30,6 +32,7 @@ class Scratch:
     vm: Vm
     name: str
     notes: str
+    base: str | None  # the host's upload_folder, for the commands that remove what is left
 
     def bring_to(self, wanted: Hardware) -> None:
         """Have its hardware as wanted; it is off."""
@@ -72,18 +75,13 @@ class Scratch:
 
     def remove(self) -> None:
         """Turn it off and remove it. Raises HostError, which says how to do it by hand."""
-        deadline = time.monotonic() + REMOVE_TIMEOUT
-        while True:
-            try:
-                self._try_to_remove()
-            except UnreachableError as error:
-                if time.monotonic() > deadline:
-                    raise self._left(error) from error
-                time.sleep(INTERVAL)
-            except HostError as error:
-                raise self._left(error) from error
-            else:
-                return
+        try:
+            keep_trying(self._try_to_remove)
+        except HostError as error:
+            raise HostError(
+                f"the machine {self.name} is left on {self.runner.host}: {error}; remove it there"
+                f" with: {removal_command(self.name, self.base)}"
+            ) from error
 
     def _try_to_remove(self) -> None:
         if self.vm.id not in {found.id for found in find_vms(self.runner)}:
@@ -94,15 +92,25 @@ class Scratch:
         self.turn_off()
         self.runner.run("remove-scratch", {"Id": self.vm.id})
 
-    def _left(self, error: HostError) -> HostError:
-        return HostError(
-            f"the machine {self.name} is left on {self.runner.host}: {error}; remove it there with:"
-            f" {removal_command(self.name)}"
-        )
+
+def keep_trying(work: Callable[[], None]) -> None:
+    """Do what may be done twice, again and again while the host cannot be reached."""
+    deadline = time.monotonic() + REMOVE_TIMEOUT
+    while True:
+        try:
+            return work()
+        except UnreachableError as error:
+            if time.monotonic() > deadline:
+                raise
+            log.info("%s; tried again", error)
+            time.sleep(INTERVAL)
 
 
-def make_scratch(runner: Runner) -> Scratch:
-    """Make the machine. Where the answer does not come, a machine that was made is removed."""
+def make_scratch(runner: Runner, base: str | None = None) -> Scratch:
+    """Make the machine. Where the answer does not come, a machine that was made is removed.
+
+    `base` is the host's upload_folder.
+    """
     token = secrets.token_hex(8)
     name = f"{NAME_PREFIX}{token}"
     notes = f"[bootgraft: made by doctor --settle for trials, {token}; may be removed]"
@@ -112,17 +120,22 @@ def make_scratch(runner: Runner) -> Scratch:
     except BaseException:
         _remove_half_made(runner, name)
         raise
-    return Scratch(runner, Vm(runner, vm_id), name, notes)
+    return Scratch(runner, Vm(runner, vm_id), name, notes, base)
 
 
 def _remove_half_made(runner: Runner, name: str) -> None:
     """Remove a machine by its random name; it may still lack its notes."""
-    try:
+
+    def remove() -> None:
         for found in find_vms(runner):
             if found.name == name:
                 runner.run("remove-scratch", {"Id": found.id})
+
+    try:
+        keep_trying(remove)
     except HostError as error:
-        log.warning("%s may be left on %s: %s", name, runner.host, error)
+        command = f"Remove-VM -Name {name} -Force"
+        log.warning("%s may be left on %s: %s; remove it: %s", name, runner.host, error, command)
 
 
 def find_leftovers(runner: Runner) -> list[str]:
@@ -130,6 +143,20 @@ def find_leftovers(runner: Runner) -> list[str]:
     return [found.name for found in find_vms(runner) if found.name.startswith(NAME_PREFIX)]
 
 
-def removal_command(name: str) -> str:
-    """Give the commands that remove a scratch machine by hand."""
-    return f"Stop-VM -Name {name} -TurnOff -Force; Remove-VM -Name {name} -Force"
+def removal_command(name: str, base: str | None) -> str:
+    """Give the commands that remove a scratch machine by hand, and its ISOs."""
+    return (
+        f"$id = (Get-VM -Name {name}).Id; Stop-VM -Name {name} -TurnOff -Force;"
+        f" Remove-VM -Name {name} -Force; {remove_folder_command(base, '$id')}"
+    )
+
+
+def remove_folder_command(base: str | None, vm_id: str) -> str:
+    """Give the command that removes a machine's folder with its ISOs by hand."""
+    above = "$env:ProgramData\\bootgraft" if base is None else _quoted(base.rstrip("\\"))
+    return f'Remove-Item -Recurse -LiteralPath "{above}\\{vm_id}"'
+
+
+def _quoted(text: str) -> str:
+    """Give a text as it stands between double quotes of PowerShell."""
+    return re.sub('([`$"\u201c\u201d\u201e])', r"`\1", text)

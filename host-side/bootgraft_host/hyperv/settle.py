@@ -35,7 +35,12 @@ from bootgraft_host.hyperv.host_files import ask, read_host
 from bootgraft_host.hyperv.line_speed import MeasuredLine, measure_speed
 from bootgraft_host.hyperv.pipe_names import pipe_path
 from bootgraft_host.hyperv.runner import HostError, Runner, ScriptError
-from bootgraft_host.hyperv.scratch import Scratch, make_scratch
+from bootgraft_host.hyperv.scratch import (
+    Scratch,
+    keep_trying,
+    make_scratch,
+    remove_folder_command,
+)
 from bootgraft_host.hyperv.upload import remove_uploads, upload_isos
 from bootgraft_host.link import Link
 from bootgraft_host.replies import Progress
@@ -101,7 +106,7 @@ def settle(
 
     `base` is the host's upload_folder. Raises MachineError where nothing can be tried.
     """
-    scratch = make_scratch(runner)
+    scratch = make_scratch(runner, base)
     trial = _Trial(scratch, connect, tell, waits or Waits())
     try:
         _try_out(trial, base, live_iso)
@@ -117,9 +122,15 @@ def _remove(scratch: Scratch, base: str | None) -> str | None:
     """Remove the machine and the copies of the ISOs; gives what is left, and the commands."""
     try:
         scratch.remove()
-        remove_uploads(scratch.runner, base, scratch.vm.id, parts=True)
     except HostError as error:
         return str(error)
+    try:
+        keep_trying(lambda: remove_uploads(scratch.runner, base, scratch.vm.id, parts=True))
+    except HostError as error:
+        return (
+            f"copies of the ISOs may be left on {scratch.runner.host}: {error}; remove them there"
+            f" with: {remove_folder_command(base, scratch.vm.id)}"
+        )
     return None
 
 

@@ -10,7 +10,7 @@ import ntpath
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -21,14 +21,19 @@ from bootgraft_host.hyperv.host_files import (
     is_folder,
     list_files,
     measure_files,
-    read_folder,
     read_free_space,
     remove_paths,
     rename_file,
     write_block,
 )
-from bootgraft_host.hyperv.runner import HostError, Runner, ScriptError, UnreachableError
-from bootgraft_host.hyperv.upload_folder import find_folder, prepare_folder
+from bootgraft_host.hyperv.runner import (
+    AccessError,
+    HostError,
+    Runner,
+    ScriptError,
+    UnreachableError,
+)
+from bootgraft_host.hyperv.upload_folder import check_base, find_folder, prepare_folder
 from bootgraft_host.machine import MachineError
 from bootgraft_host.replies import Progress
 
@@ -97,19 +102,37 @@ def verify_again(runner: Runner, uploaded: Sequence[UploadedIso]) -> None:
             )
 
 
-def remove_uploads(runner: Runner, base: str | None, vm_id: str, *, parts: bool = False) -> None:
+def remove_uploads(
+    runner: Runner,
+    base: str | None,
+    vm_id: str,
+    *,
+    parts: bool = False,
+    keep: Collection[str] = (),
+) -> None:
     """Remove a machine's complete ISOs, and its folder once that is empty; idempotent.
 
-    What was copied in part stays, to be resumed, but for `parts`.
+    What was copied in part stays, to be resumed, but for `parts`; so do the paths in `keep`. A
+    folder that others may change is left as it is: they could have us remove something else.
     """
     folder = find_folder(runner, base, vm_id)
     if not is_folder(runner, folder):
         return
-    if read_folder(runner, folder).is_link:
-        raise HostError(f"{folder} on {runner.host} is a link to another folder; nothing removed")
+    try:
+        check_base(runner, ntpath.dirname(folder))
+        check_base(runner, folder)
+    except (AccessError, UnreachableError):
+        raise
+    except HostError as error:
+        log.warning("nothing is removed from %s: %s", folder, error)
+        return
     names = set(list_files(runner, folder))
+    kept = {ntpath.normcase(path) for path in keep}
     ours = {
-        name for name in names if COMPLETE.fullmatch(name.removesuffix(PART) if parts else name)
+        name
+        for name in names
+        if COMPLETE.fullmatch(name.removesuffix(PART) if parts else name)
+        and ntpath.normcase(ntpath.join(folder, name)) not in kept
     }
     folders = [folder] if ours == names else []
     remove_paths(runner, [ntpath.join(folder, name) for name in sorted(ours)], folders)

@@ -18,6 +18,8 @@ from bootgraft_host.hyperv.host_files import (
     read_host,
 )
 from bootgraft_host.hyperv.permissions import (
+    DELETE,
+    REPLACING_CHILDREN,
     find_difference,
     find_writers,
     folder_sddl,
@@ -48,6 +50,7 @@ def prepare_folder(runner: Runner, base: str | None, vm_id: str) -> str:
     """
     folder = find_folder(runner, base, vm_id)
     above = ntpath.dirname(folder)
+    _check_way_to(runner, above)
     if not is_folder(runner, above):
         make_folder(runner, above, folder_sddl(()))
     check_base(runner, above)
@@ -55,6 +58,25 @@ def prepare_folder(runner: Runner, base: str | None, vm_id: str) -> str:
         make_folder(runner, folder, folder_sddl([machine_sid(vm_id)]))
     check_folder(runner, folder, [machine_sid(vm_id)])
     return folder
+
+
+def _check_way_to(runner: Runner, path: str) -> None:
+    """Refuse a path of which others could replace a part; what does not exist yet will be ours."""
+    parent = ntpath.dirname(path)
+    if parent == path:
+        return
+    _check_way_to(runner, parent)
+    if not is_folder(runner, parent):
+        return
+    found = read_folder(runner, parent)
+    if found.is_link:
+        raise _refusal(runner, path, f"{parent} is a link to another folder")
+    is_root = ntpath.dirname(parent) == parent
+    rights = REPLACING_CHILDREN if is_root else REPLACING_CHILDREN | DELETE
+    others = find_writers(found.descriptor, rights)
+    if others:
+        problem = f"besides administrators, {', '.join(others)} may put another in its place"
+        raise _refusal(runner, path, f"{problem}, by the permissions of {parent}")
 
 
 def check_base(runner: Runner, path: str) -> None:

@@ -19,14 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pypsrp.complex_objects import PSInvocationState
-from pypsrp.exceptions import WSManFaultError
+from pypsrp.exceptions import AuthenticationError, WSManFaultError
 from pypsrp.messages import ErrorRecordMessage
 from pypsrp.powershell import PowerShell, RunspacePool
 from pypsrp.shell import SignalCode
 from pypsrp.wsman import OptionSet, SelectorSet, WSMan
+from spnego.exceptions import SpnegoError
 
 from bootgraft_agent.wire import JSON
 from bootgraft_host.hyperv.hosts import HostSettings, read_password
+from bootgraft_host.hyperv.refusals import Login
 from bootgraft_host.hyperv.runner import (
     DEFAULT_TIMEOUT,
     HostError,
@@ -143,13 +145,15 @@ class _Session:
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
+        password = read_password(settings)
+        self._login = Login(settings, password)
         self._connection = _Connection(
             settings.address,
             port=settings.port,
             ssl=settings.tls,
             auth=settings.auth,
             username=settings.user,
-            password=read_password(settings),
+            password=password,
             cert_validation=_trusted(settings),  # type: ignore[arg-type] # a file's path, too
             certificate_pem=_path(settings.certificate_file),
             certificate_key_pem=_path(settings.certificate_key_file or settings.certificate_file),
@@ -167,9 +171,12 @@ class _Session:
                 self._settings.host,
                 self._settings.table,
             )
+        doing = "opening a PowerShell session"
+        if self._login.is_refused():
+            raise explain(AuthenticationError(self._login.explain()), self._settings, doing)
         self._limit_requests(REQUEST_TIMEOUT, CONNECTION_TIMEOUT)
         try:
-            with self._explained("opening a PowerShell session"):
+            with self._explained(doing):
                 self._pool.open()
         except BaseException:
             self.end()
@@ -235,8 +242,9 @@ class _Session:
         self.ended = True
         self._disconnect()
         self._limit_requests(FAREWELL_TIMEOUT, FAREWELL_TIMEOUT)
-        with suppress(*FAILURES):
-            self._pool.close()
+        if not self._login.is_refused():
+            with suppress(*FAILURES):
+                self._pool.close()
         self._connection.close()
 
     def _disconnect(self) -> None:
@@ -260,6 +268,9 @@ class _Session:
             raise
         except FAILURES as error:
             explained = explain(error, self._settings, doing, unsure)
+            if isinstance(error, (AuthenticationError, SpnegoError)):
+                self._login.note_refusal()
+                self.ended = True  # the next session reads what the password is then
             if is_fault(error, SHELL_NOT_FOUND):
                 self.ended = True
                 if not begun:
@@ -329,7 +340,7 @@ def _check_credentials(settings: HostSettings) -> None:
         return
     if needs_ticket or settings.auth == "kerberos":
         raise ConfigurationError(
-            f"cannot log in to {settings.host} by a Kerberos ticket, as {settings.table} has it:"
-            " Python's gssapi is not installed. Install `bootgraft[kerberos]`, or name user and"
-            ' password_file there, with auth = "negotiate"'
+            f"cannot log in to {settings.host} by a Kerberos ticket: Python's gssapi is not"
+            " installed. Install `bootgraft[kerberos]`, or name user and password_file, with"
+            f' auth = "negotiate", in {settings.table}'
         )

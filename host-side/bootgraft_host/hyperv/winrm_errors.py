@@ -91,8 +91,8 @@ def _advise_access(settings: HostSettings) -> str:
         who = f"the certificate in {settings.certificate_file}, mapped to a user of the host,"
     return (
         f"Expected {who} to be let in by {settings.auth}, as {settings.table} says: a user of a"
-        " domain is written DOMAIN\\user, a Kerberos ticket is got by kinit; administrators, or"
-        " members of both Remote Management Users and Hyper-V Administrators, have the rights"
+        " domain is written DOMAIN\\user, a Kerberos ticket is got by kinit; an administrator"
+        " of the host has the rights"
     )
 
 
@@ -112,8 +112,7 @@ def _advise(error: Exception, settings: HostSettings) -> str:
         return f"Where it has another name or none, name its address as address in {settings.table}"
     if isinstance(error, WSManFaultError):
         return "" if error.code == OPERATION_TIMED_OUT else "The host's event log may say more"
-    command = "winrm quickconfig -transport:https" if settings.tls else "Enable-PSRemoting -Force"
     return (
-        f"Is the host up, and does its firewall let port {settings.port} in? `{command}`, run on it"
-        " as administrator, has it listen there"
+        f"Is the host up, does it listen on port {settings.port}, and does its firewall let that"
+        f" in? `bootgraft doctor hyperv://{settings.host}` has the commands for it"
     )

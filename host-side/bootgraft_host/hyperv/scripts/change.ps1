@@ -75,8 +75,14 @@ foreach ($wanted in $asked.SetAdapters) {
             foreach ($vlan in $wanted.Promiscuous) {
                 Hyper-V\Set-VMNetworkAdapterVlan -VMNetworkAdapter $adapter -Promiscuous -PrimaryVlanId $vlan.PrimaryVlanId -SecondaryVlanIdList $vlan.SecondaryVlanIdList -Confirm:$false
             }
+            # Not by -SwitchName: that is a pattern, and no pattern fits a name with a bracket or quote.
             foreach ($name in $wanted.Connect) {
-                Hyper-V\Connect-VMNetworkAdapter -VMNetworkAdapter $adapter -SwitchName $name -Confirm:$false
+                $found = foreach ($virtualSwitch in Hyper-V\Get-VMSwitch) {
+                    if ($name -eq $virtualSwitch.Name) {
+                        $virtualSwitch
+                    }
+                }
+                Hyper-V\Connect-VMNetworkAdapter -VMNetworkAdapter $adapter -VMSwitch $found -Confirm:$false
             }
         }
     }

@@ -12,7 +12,6 @@ $asked = Microsoft.PowerShell.Utility\ConvertFrom-Json -InputObject $Request
 $identity = [System.Security.Principal.WindowsIdentity]::GetCurrent()
 $groups = foreach ($group in $identity.Groups) { $group.Value }
 $modules = foreach ($module in Microsoft.PowerShell.Core\Get-Module -ListAvailable -Name 'Hyper-V') { "$($module.Version)" }
-$policy = Microsoft.PowerShell.Security\Get-ExecutionPolicy
 $drives = foreach ($name in $asked.Drives) {
     $drive = [System.IO.DriveInfo]::new($name)
     [pscustomobject]@{ Name = $name; AvailableBytes = $drive.AvailableFreeSpace }
@@ -26,7 +25,6 @@ $answer = [pscustomobject]@{
     User = $identity.Name
     UserSid = $identity.User.Value
     GroupSids = @($groups)
-    ExecutionPolicy = "$policy"
     HyperVModules = @($modules)
     Drives = @($drives)
 }
