@@ -109,7 +109,8 @@ def _tls(certificates: Certificates) -> ssl.SSLContext:
 def cut(connection: socket.socket) -> None:
     """End a connection at once, without TLS's own farewell."""
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        # SSLSocket's own would have the connection's thread read what is left undeciphered.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bootgraft_host import cli
-from bootgraft_host.hyperv import machine, relay, relay_stream, upload
+from bootgraft_host.hyperv import machine, refusals, relay, relay_stream, upload
 from bootgraft_host.hyperv import vm as vm_module
 from bootgraft_host.job import Deadlines, Job
 from host.simulated import MARKER
@@ -41,7 +41,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         (machine, "POLL_INTERVAL", 0.1),
         (relay, "OPEN_TIME", 0.5),
         (relay_stream, "PERSISTENCE", 2.0),
-        (upload, "RETRY_FOR", 1.0),
+        (upload, "RETRY_FOR", 5.0),
         (upload, "RETRY_INTERVAL", 0.1),
         (vm_module, "READ_PAUSES", (0.2, 0.4, 0.8)),
     ):
@@ -125,6 +125,7 @@ class Scene:
 
     def bootgraft(self, *arguments: str) -> "Ended":
         state = ("--state-dir", str(self.folder / "state"))
+        refusals._refused.clear()  # as in a process of its own
         status = cli.main([*arguments, *state] if "--state-dir" not in arguments else arguments)
         captured = self.capture.readouterr()
         return Ended(status, captured.out + captured.err)

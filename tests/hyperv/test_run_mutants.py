@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bootgraft_host.hyperv import relay
+from bootgraft_host.hyperv import machine, relay
 from bootgraft_host.hyperv.runner import read_script
 from hyperv import direct, test_scripts
 from hyperv.exercises import EXERCISES
@@ -33,6 +33,7 @@ FRAME = ("Set-StrictMode", "ConvertFrom-Json", "ConvertTo-Json")
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "OPEN_TIME", 0.0)
     monkeypatch.setattr(relay, "OPEN_INTERVAL", 0.0)
+    monkeypatch.setattr(machine, "POLL_INTERVAL", 0.0)
 
 
 def is_found_by_exercises(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> bool:

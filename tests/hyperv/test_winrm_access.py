@@ -139,7 +139,7 @@ def test_a_port_where_nobody_listens_is_named(endpoint: Endpoint, settings: Host
     endpoint.stop()
     expect_no_answer(settings, "Connection refused", "bootgraft doctor hyperv:", "firewall")
     plain = replace(settings, tls=False, ca_file=None)
-    expect_no_answer(plain, "HTTP)", "Connection refused", "Enable-PSRemoting")
+    expect_no_answer(plain, "HTTP)", "Connection refused", f"port {plain.port}")
 
 
 def test_a_name_that_does_not_resolve_is_named(settings: HostSettings) -> None:
