@@ -101,6 +101,12 @@ class Machine(Protocol):
     def remarks(self, media: Media) -> tuple[str, ...]:
         """Say what a person should know of this run and what stands in nobody's way."""
 
+    def held_by_others(self) -> str | None:
+        """Say which run of another controller holds the machine, and what to do; None: none does.
+
+        Machines of this computer need no mark for that: `claim` and the records here tell.
+        """
+
     def capture(self) -> Configuration:
         """Read everything that attach may change, enough to restore it exactly."""
 

@@ -128,6 +128,10 @@ class QemuMachine:
         """Say nothing: all that matters stands in the way or does not."""
         return ()
 
+    def held_by_others(self) -> str | None:
+        """Say nothing: its runs are this computer's."""
+        return None
+
     def _find_problems(self, config: VmConfig, media: Media) -> Iterator[str]:
         for program in (PROGRAM, IMAGE_PROGRAM):
             if shutil.which(program) is None:

@@ -128,6 +128,8 @@ def _say_what_is_left(
         words = f"{record.machine_name} could not be restored ({reason})"
     if isinstance(error, MachineGoneError):
         return f"{words}: {job.state.how_to_forget(record.machine_id)}"
+    if isinstance(error, NotOursError):
+        return f"{words}: once it is off, {job.state.command('recover', job.target)} restores it"
     return f"{words}: {how_to_restore(job.state, record.machine_name, job.target)}"
 
 
@@ -189,7 +191,7 @@ def _detach_what_stays_on(
     except MachineGoneError:
         raise
     except MachineError as error:
-        raise MachineError(f"{error}; {reason}") from error
+        raise NotOursError(f"{error}; {reason}") from error
 
 
 def how_to_restore(state: StateDirectory, name: str, target: str) -> str:

@@ -129,6 +129,10 @@ def run_recover(setup: Setup) -> RunResult:
     def work(job: Job) -> None:
         record = job.state.read_unfinished(job.machine.machine_id)
         if record is None:
+            held = job.machine.held_by_others()
+            if held is not None:
+                raise RefusedError(f"there is no record here of the run that is meant: {held}")
+            job.result.machine_name = job.machine.name
             job.result.message = f"{job.machine.name} has no unfinished run"
         else:
             job.result.machine_name = record.machine_name

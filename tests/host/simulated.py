@@ -171,6 +171,10 @@ class SimulatedMachine:
         self._mark("remarks")
         return self.remarked
 
+    def held_by_others(self) -> str | None:
+        self._mark("held_by_others")
+        return None
+
     def capture(self) -> Configuration:
         self._mark("capture")
         return self.configuration

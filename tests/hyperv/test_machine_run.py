@@ -11,8 +11,8 @@ from bootgraft_host.hyperv import vm as vm_module
 from bootgraft_host.hyperv.runner import Runner
 from bootgraft_host.job import Deadlines, Setup
 from bootgraft_host.machine import Machine
-from bootgraft_host.runs import StateDirectory
-from bootgraft_host.workflow import GraftOrder, run_graft, run_inspect
+from bootgraft_host.runs import StateDirectory, Unfinished
+from bootgraft_host.workflow import GraftOrder, run_graft, run_inspect, run_recover
 from host.bench import EXPECT, Watcher
 from host.simulated import UNTOUCHED, Guest
 from hyperv.adapters import Nic
@@ -184,4 +184,40 @@ def test_a_machine_that_somebody_starts_before_attach_stays_on_and_is_not_change
     assert "cannot change appliance: it is on" in result.message
     assert vm.state == "Running"
     vm.turn_off()
+    assert host.describe(vm) == before
+
+
+def test_a_recovery_without_a_record_says_who_holds_the_machine(vm: Vm, tmp_path: Path) -> None:
+    other = machine_of(vm)
+    captured = other.capture()
+    other.attach(MEDIA)
+    held = run_recover(setup_of(machine_of(vm), tmp_path))
+    assert (held.outcome, held.exit_status) == ("refused", 1)
+    assert "no record here of the run that is meant: a run by" in held.message
+    other.detach(captured, keep_adapter=False)
+    assert run_recover(setup_of(machine_of(vm), tmp_path)).exit_status == 0
+
+
+def test_a_recovery_by_another_computer_says_what_restores_the_machine_once_it_is_off(
+    host: SimulatedHost, vm: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = host.describe(vm)
+    machine = machine_of(vm)
+    captured = machine.capture()
+    setup = setup_of(machine_of(vm), tmp_path)
+    setup.state.store_unfinished(
+        Unfinished(
+            machine.machine_id, machine.name, machine.target, "a-run", "now", "captured", captured
+        )
+    )
+    machine.attach(MEDIA)
+    machine.start()
+    monkeypatch.setattr("socket.gethostname", lambda: "other")
+    left = run_recover(setup)
+    assert left.exit_status == 3
+    assert "turn it off by hand): once it is off, `bootgraft recover" in left.message
+    assert "turns it off" not in left.message
+    assert vm.state == "Running"
+    vm.turn_off()
+    assert run_recover(setup_of(machine_of(vm), tmp_path)).exit_status == 0
     assert host.describe(vm) == before

@@ -182,12 +182,16 @@ class HyperVMachine:
         )
         return tuple(find_remarks(description, media, Facts(namesakes=namesakes)))
 
+    def held_by_others(self) -> str | None:
+        """Say which run its notes name; a run of ours has not begun, or is over."""
+        return _explain_holder(self._describe())
+
     def capture(self) -> Configuration:
         """Read the machine's whole description; choose the run's mark and the pipe's name."""
         description = self._describe()
-        mark = find_foreign_mark(description.notes, token=None)
-        if mark is not None:
-            raise HeldError(explain_mark(description, mark))
+        held = _explain_holder(description)
+        if held is not None:
+            raise HeldError(held)
         self._captured = capture_description(description, datetime.now(UTC))
         self._has_started = False
         return self._captured.to_document()
@@ -447,3 +451,8 @@ def _as_state(found: VmState) -> State:
 def _host_path(path: Path) -> str:
     """Give a path on the host as Hyper-V will show it."""
     return ntpath.normpath(str(path))
+
+
+def _explain_holder(description: VmDescription) -> str | None:
+    mark = find_foreign_mark(description.notes, token=None)
+    return None if mark is None else explain_mark(description, mark)
