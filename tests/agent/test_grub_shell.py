@@ -226,9 +226,7 @@ LINES = st.sampled_from(
 JUNCTIONS = st.sampled_from([b"\n", b"\n", b"\n", b"\r\n", b"\\\n", b"\\\r\n", b" \n", b"\t", b""])
 
 
-@settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(st.tuples(LINES, JUNCTIONS), max_size=14))
 def test_any_menu_is_read_as_grub_reads_it(pieces: list[tuple[bytes, bytes]], folder: Path) -> None:
     check_against_shell(b"".join(line + junction for line, junction in pieces), folder)
