@@ -19,6 +19,7 @@ from bootgraft_host.hyperv.changes import (
     wanted_for_watch,
 )
 from bootgraft_host.hyperv.description import (
+    NO_ADDRESS,
     ComPort,
     DvdDrive,
     HardDrive,
@@ -396,6 +397,23 @@ def test_each_adapter_has_a_legacy_successor_from_every_state_on_the_way(
             assert all(each.is_legacy for each in found)
             assert sort(added) == sort(expected)
             assert replace(grafted, network_adapters=captured.network_adapters) == captured
+        state = states[-1]
+
+
+def test_an_adapter_without_an_address_takes_no_successor_that_has_anothers() -> None:
+    captured = describe_vm(
+        network_adapters=(
+            adapter("A", id=adapter_id(1), mac_address="00155D010203", dhcp_guard="On"),
+            adapter("A", id=adapter_id(2), mac_address=NO_ADDRESS, switch_name="", dhcp_guard="On"),
+        )
+    )
+    expected = [successor_of(each) for each in captured.network_adapters]
+    state = attach(captured)
+    for _ in range(2):
+        states = list_states(state, plan(captured, state, keep_adapter=True))
+        for cut_short in states:
+            found = detach(captured, cut_short, keep_adapter=True).network_adapters
+            assert sort(names_and_settings(each) for each in found) == sort(expected)
         state = states[-1]
 
 

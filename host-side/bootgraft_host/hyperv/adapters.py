@@ -74,11 +74,11 @@ def _match(
 def _misfit(pair: tuple[NetworkAdapter, NetworkAdapter]) -> int:
     """Tell how badly an adapter fits as a successor; one that is not set yet fits anywhere."""
     old, new = pair
+    if not new.dynamic_mac_address_enabled and not _has_address(old, new):
+        return 3  # it has another one's address
     if not _find_differences(old, new):
         return 0
-    if new.dynamic_mac_address_enabled:
-        return 2
-    return 1 if _has_address(old, new) else 3
+    return 2 if new.dynamic_mac_address_enabled else 1
 
 
 def keeps_address(adapter: NetworkAdapter) -> bool:
