@@ -41,7 +41,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         (machine, "POLL_INTERVAL", 0.1),
         (relay, "OPEN_TIME", 0.5),
         (relay_stream, "PERSISTENCE", 2.0),
-        (upload, "RETRY_FOR", 5.0),
+        (upload, "RETRY_FOR", 1.0),
         (upload, "RETRY_INTERVAL", 0.1),
         (vm_module, "READ_PAUSES", (0.2, 0.4, 0.8)),
     ):

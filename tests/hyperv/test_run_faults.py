@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bootgraft_host.hyperv import relay_stream
+from bootgraft_host.hyperv import relay_stream, upload
 from hyperv.endpoint import PASSWORD
 from hyperv.faults import FaultKind
 from hyperv.happenings import (
@@ -230,6 +230,7 @@ def test_a_host_that_is_away_for_a_moment_in_each_step_holds_no_run_up(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_stream, "PERSISTENCE", 25.0)
+    monkeypatch.setattr(upload, "RETRY_FOR", 60.0)
     scene.options = (*scene.options, "--checkpoint")
     gone: list[str] = []
 
@@ -247,8 +248,9 @@ def test_a_host_that_is_away_for_a_moment_in_each_step_holds_no_run_up(
 
 @pytest.mark.parametrize("kind", FaultKind)
 def test_a_connection_that_is_cut_once_in_each_script_holds_no_run_up(
-    scene: Scene, kind: FaultKind
+    scene: Scene, kind: FaultKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(upload, "RETRY_FOR", 60.0)
     scene.options = (*scene.options, "--checkpoint")
     for script in SCRIPTS:
         scene.served.endpoint.arm(kind, script=script)

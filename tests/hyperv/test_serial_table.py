@@ -166,6 +166,7 @@ def test_a_read_ends_when_it_has_what_it_wants_and_when_its_time_is_over(
     assert port.read(1) == b""
     assert 0.3 <= time.monotonic() - before < DEADLINE
     peer.send(b"abc")
+    port.timeout = 2.0
     assert port.read(10) == b"abc"
     peer.send(b"defg")
     port.timeout = DEADLINE
