@@ -4,22 +4,13 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from bootgraft_agent import __version__, tree
-from bootgraft_agent.errors import BootgraftError, InvalidRequestError
-from bootgraft_agent.plan import Options
+from bootgraft_agent import __version__
+from bootgraft_agent.errors import BootgraftError
 from bootgraft_agent.secrets_mask import mask_text
-from bootgraft_agent.view import (
-    outcome_json,
-    outcome_lines,
-    plan_json,
-    plan_lines,
-    printable,
-    warning_lines,
-)
-from bootgraft_agent.wire import JSON
+from bootgraft_agent.text import printable
 
 _STATUSES = """\
 exit status: 0 grafted, rolled back, or nothing to do; 1 refused or failed, and nothing changed;
@@ -109,44 +100,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _tree(arguments: argparse.Namespace) -> int:
-    trees = tree.Trees(arguments.root, arguments.boot, arguments.payload)
-    if arguments.run is not None and not arguments.rollback:
-        raise InvalidRequestError("--run goes with --rollback: it names the run to take back")
-    if arguments.rollback:
-        outcome = tree.undo(trees, arguments.run, _show_progress)
-        _print(arguments, outcome_json(outcome), outcome_lines(outcome, "restored"))
-        return 0
-    options = Options(
-        kernel=arguments.kernel,
-        shim=arguments.shim,
-        shim_args=arguments.shim_args,
-        guest_disk=arguments.guest_disk,
-    )
-    plan = tree.make_plan(trees, arguments.grub_root, options)
-    if arguments.dry_run:
-        _print(arguments, plan_json(plan), plan_lines(plan))
-        return 0
-    outcome = tree.graft(trees, plan, _show_progress)
-    if not outcome.changes:
-        lines: Iterable[str] = plan_lines(plan)
-    else:
-        lines = [*outcome_lines(outcome, "changed"), *warning_lines(plan.warnings)]
-    _print(arguments, plan_json(plan) | outcome_json(outcome, plan), lines)
-    return 0
+    from bootgraft_agent import tree_command  # noqa: PLC0415 - serving a controller does without
 
-
-def _show_progress(text: str, done: int, total: int) -> None:
-    if done == total:
-        logging.getLogger(__name__).info("%s", printable(text))
-
-
-def _print(
-    arguments: argparse.Namespace, document: Mapping[str, JSON], lines: Iterable[str]
-) -> None:
-    if arguments.json:
-        sys.stdout.write(json.dumps({"ok": True, **document}, indent=1) + "\n")
-    else:
-        sys.stdout.writelines(printable(line) + "\n" for line in lines)
+    return tree_command.run(arguments)
 
 
 def _fail(message: str, status: int, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from bootgraft_agent.secrets_mask import mask_text
-from bootgraft_agent.view import printable
+from bootgraft_agent.text import printable
 
 
 class Screen:

@@ -9,22 +9,20 @@ import ctypes
 import logging
 import os
 import queue
-import secrets
 import select
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 import serial
 
 from bootgraft_agent import __version__, wire
 from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
-from bootgraft_agent.plan import Options
 from bootgraft_agent.progress import ProgressEvents
 from bootgraft_agent.requests import Request, describe_error, parse_request, read_number
 from bootgraft_agent.screen import Screen
+from bootgraft_agent.startup import Actions, LaterActions, load_live_actions
 from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
 
@@ -32,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 IMAGE_ID = Path("/etc/bootgraft-image")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+FRESH_UUID = BOOT_ID.with_name("uuid")
 KERNEL_COMMAND_LINE = Path("/proc/cmdline")
 ACTIVATION = "bootgraft.mode="
 
@@ -45,26 +44,6 @@ LAST_WORDS = 5.0  # seconds for the reply to power_off to be acknowledged
 _POWER_OFF = 0x4321FEDC  # Linux, include/uapi/linux/reboot.h
 
 
-class Actions(Protocol):
-    """What a controller can ask for; each gives the whole record of its result."""
-
-    def inspect(self, options: Options) -> Mapping[str, JSON]:
-        """Say what was found."""
-
-    def plan(self, options: Options) -> Mapping[str, JSON]:
-        """Say what a graft would do."""
-
-    def apply(
-        self, options: Options, plan_sha256: str, run_id: str, progress: Progress
-    ) -> Mapping[str, JSON]:
-        """Graft, if the plan is the one of this hash."""
-
-    def rollback(
-        self, options: Options, run_id: str | None, progress: Progress
-    ) -> Mapping[str, JSON]:
-        """Take a graft back."""
-
-
 def run(device: str, screen: Path | None) -> int:
     """Serve until the machine is powered off. Raises RefusedError outside the live system."""
     if ACTIVATION not in KERNEL_COMMAND_LINE.read_text():
@@ -72,11 +51,11 @@ def run(device: str, screen: Path | None) -> int:
             f"the kernel command line has no {ACTIVATION}…, so this is not bootgraft's live system;"
             " to graft a mounted tree use `bootgraft-agent tree`"
         )
-    from bootgraft_agent.live import LiveActions  # noqa: PLC0415 - only the live system has it all
-
+    actions = LaterActions(load_live_actions)
+    actions.prepare()
     with contextlib.closing(Screen(screen or Path("/dev/stderr"))) as shown:
         shown.take_over_stderr()
-        server = Server(LiveActions(), shown.show, read_identity())
+        server = Server(actions, shown.show, read_identity())
         problem = ""
         while not server.wants_power_off:
             try:
@@ -104,7 +83,8 @@ def read_identity() -> dict[str, JSON]:
 
 
 def _new_id() -> str:
-    return secrets.token_hex(8)
+    """Give 16 hexadecimal digits, each time others; the kernel has them at once, however young."""
+    return FRESH_UUID.read_text().replace("-", "")[:16]
 
 
 def power_off() -> None:

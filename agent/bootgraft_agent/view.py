@@ -16,17 +16,6 @@ from bootgraft_agent.volumes import Outcome
 from bootgraft_agent.wire import JSON
 
 
-def printable(text: str) -> str:
-    """Escape what a terminal would act on; line ends and tabs stay."""
-    return "".join(
-        each if each.isprintable() or each in "\n\t" else _escaped(each) for each in text
-    )
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
 def disks_json(disks: Iterable[Disk], drives: Iterable[DvdDrive]) -> dict[str, JSON]:
     """Give the machine's disks and DVD drives."""
     return {

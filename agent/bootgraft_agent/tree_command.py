@@ -1,0 +1,62 @@
+"""`bootgraft-agent tree`: a graft of file systems that are mounted already."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+
+from bootgraft_agent import tree
+from bootgraft_agent.errors import InvalidRequestError
+from bootgraft_agent.plan import Options
+from bootgraft_agent.text import printable
+from bootgraft_agent.view import (
+    outcome_json,
+    outcome_lines,
+    plan_json,
+    plan_lines,
+    warning_lines,
+)
+from bootgraft_agent.wire import JSON
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Graft, or take a graft back; give the exit status."""
+    trees = tree.Trees(arguments.root, arguments.boot, arguments.payload)
+    if arguments.run is not None and not arguments.rollback:
+        raise InvalidRequestError("--run goes with --rollback: it names the run to take back")
+    if arguments.rollback:
+        outcome = tree.undo(trees, arguments.run, _show_progress)
+        _print(arguments, outcome_json(outcome), outcome_lines(outcome, "restored"))
+        return 0
+    options = Options(
+        kernel=arguments.kernel,
+        shim=arguments.shim,
+        shim_args=arguments.shim_args,
+        guest_disk=arguments.guest_disk,
+    )
+    plan = tree.make_plan(trees, arguments.grub_root, options)
+    if arguments.dry_run:
+        _print(arguments, plan_json(plan), plan_lines(plan))
+        return 0
+    outcome = tree.graft(trees, plan, _show_progress)
+    if not outcome.changes:
+        lines: Iterable[str] = plan_lines(plan)
+    else:
+        lines = [*outcome_lines(outcome, "changed"), *warning_lines(plan.warnings)]
+    _print(arguments, plan_json(plan) | outcome_json(outcome, plan), lines)
+    return 0
+
+
+def _show_progress(text: str, done: int, total: int) -> None:
+    if done == total:
+        logging.getLogger(__name__).info("%s", printable(text))
+
+
+def _print(
+    arguments: argparse.Namespace, document: Mapping[str, JSON], lines: Iterable[str]
+) -> None:
+    if arguments.json:
+        sys.stdout.write(json.dumps({"ok": True, **document}, indent=1) + "\n")
+    else:
+        sys.stdout.writelines(printable(line) + "\n" for line in lines)
