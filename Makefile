@@ -1,22 +1,30 @@
 # make demo      build the ISO, make an appliance that cannot boot, graft it, boot it
 # make test      all checks, unit tests and one end-to-end run
 # make test-vm   the larger matrices, too
+# make test-reproducible  build the ISO twice and compare
+# make bench     how long it takes, beside guestfish; see tests/vm/start_bench.py
 # Each works alone on a fresh Debian 12 or 13, as root or with sudo.
 
 PYTHON := .venv/bin/python
 ISO := build/bootgraft.iso
 
-.PHONY: demo test test-vm lint iso prepare clean
+.PHONY: demo test test-vm test-reproducible bench lint iso prepare clean
 
 demo: iso
 	.venv/bin/bootgraft demo --iso $(ISO)
 
 test: iso lint
-	$(PYTHON) -m pytest -m "not matrix and not vm" --numprocesses 4
+	$(PYTHON) -m pytest -m "not matrix and not vm and not reproducible" --numprocesses 4
 	$(PYTHON) -m pytest -m "not matrix and vm"
 
 test-vm: iso
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -m "not reproducible"
+
+test-reproducible: iso
+	$(PYTHON) -m pytest -m reproducible
+
+bench: iso
+	cd tests && ../$(PYTHON) -m vm.start_bench --iso ../$(ISO)
 
 lint: prepare
 	.venv/bin/ruff format --check .

@@ -1,6 +1,8 @@
 """Boots the live ISO in QEMU, as it is or with the probe in the agent's place."""
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +14,47 @@ from vm.commands import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LIVE_ISO = REPOSITORY / "build/bootgraft.iso"
-MEMORY = 256  # MiB, what the live system has to do with
+MEMORY = 160  # MiB, what the live system has to do with
+OVMF = Path("/usr/share/OVMF")
 PROBE = Path(__file__).with_name("probe.py").read_bytes()
 PROBE_MARKER = "@probe "
 POWER_OFF_TIMEOUT = 30.0  # seconds
 
 # Python looks there before it looks where the agent is.
-_AGENT_FOLDER = "usr/local/lib/python3.13/dist-packages/bootgraft_agent"
+_AGENT_FOLDER = "early/usr/lib/python3.13/bootgraft_agent"
 
 
-def boot_live(iso: Path, arguments: Sequence[str], memory_mib: int = MEMORY) -> Boot:
+def boot_live(
+    iso: Path, arguments: Sequence[str], memory_mib: int = MEMORY, *, com1: Path | None = None
+) -> Boot:
     """Start a machine with a DVD in the secondary master, and what the arguments add."""
-    return Boot([*ide_dvd(iso, 2, "bootindex=1"), *arguments], memory_mib)
+    return Boot([*ide_dvd(iso, 2, "bootindex=1"), *arguments], memory_mib, com1=com1)
+
+
+def uefi(folder: Path, *, secure_boot: bool) -> list[str]:
+    """Arguments for a machine with UEFI firmware, its variables in the folder.
+
+    With Secure Boot the firmware has Microsoft's keys and starts nothing that they do not vouch
+    for; its variables are out of the reach of everything but the firmware itself.
+    """
+    variables = folder / "variables.fd"
+    shutil.copyfile(OVMF / f"OVMF_VARS_4M{'.ms' if secure_boot else ''}.fd", variables)
+    code = OVMF / f"OVMF_CODE_4M{'.secboot' if secure_boot else ''}.fd"
+    guarded = ("-global", "driver=cfi.pflash01,property=secure,value=on")
+    return [
+        *("-M", f"q35,smm={'on' if secure_boot else 'off'}"),
+        *(guarded if secure_boot else ()),
+        *("-drive", f"if=pflash,unit=0,readonly=on,format=raw,file={code}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
+    ]
+
+
+def extract(iso: Path, path: str, folder: Path) -> Path:
+    """Take a file out of an ISO."""
+    file = folder / Path(path).name
+    run(["xorriso", "-osirrox", "on", "-indev", iso, "-extract", path, file])
+    file.chmod(0o600)
+    return file
 
 
 def ide_disk(image: Path, index: int) -> list[str]:
@@ -54,20 +85,26 @@ class ProbeReport:
     console: str
 
 
-def run_probe(iso: Path, arguments: Sequence[str], *, timeout: float) -> ProbeReport:
+def run_probe(
+    iso: Path, arguments: Sequence[str], *, timeout: float, memory_mib: int = MEMORY
+) -> ProbeReport:
     """Boot an ISO whose agent is the probe, and let it finish; `timeout` in seconds."""
-    with boot_live(iso, arguments) as boot:
-        boot.wait_for_console(r'^@probe {"(done|error)": .*\n', timeout)
-        report = _collect_report(boot.console_text())
-        boot.wait_off(POWER_OFF_TIMEOUT)
+    with boot_live(iso, arguments, memory_mib) as boot:
+        return finish_probe(boot, timeout)
+
+
+def finish_probe(boot: Boot, timeout: float) -> ProbeReport:
+    """Let the probe finish in a machine that boots; `timeout` in seconds."""
+    boot.wait_for_console(r'^@probe {"(done|error)": .*\n', timeout)
+    report = _collect_report(boot.console_text())
+    boot.wait_off(POWER_OFF_TIMEOUT)
     return report
 
 
 def _collect_report(console: str) -> ProbeReport:
     report = ProbeReport({}, {}, {}, console)
-    lines = [line for line in console.splitlines() if line.startswith(PROBE_MARKER)]
-    for line in lines:
-        match json.loads(line.removeprefix(PROBE_MARKER)):
+    for line in re.findall(rf"{PROBE_MARKER}(.*)$", console, re.MULTILINE):
+        match json.loads(line):
             case {"error": error}:
                 raise AssertionError(f"the probe failed in the live system: {error}")
             case {"system": system}:
@@ -81,9 +118,7 @@ def _collect_report(console: str) -> ProbeReport:
 
 def make_iso_with_agent(iso: Path, main_module: bytes, folder: Path) -> Path:
     """Make an ISO from the live one whose init starts another module instead of the agent."""
-    initrd = folder / "initrd.img"
-    run(["xorriso", "-osirrox", "on", "-indev", iso, "-extract", "/boot/initrd.img", initrd])
-    initrd.chmod(0o600)
+    initrd = extract(iso, "/boot/initrd.img", folder)
     with initrd.open("ab") as file:
         file.write(b"\0" * (-file.tell() % 4))
         file.write(cpio.encode(_agent_members(main_module)))

@@ -6,26 +6,55 @@ line of JSON; the last one is {"done": true}, then the machine powers off.
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+READY = Path("/run/bootgraft/ready")
+if __name__ == "__main__":
+    # The first word of an agent needs less than what follows.
+    while not READY.exists():
+        time.sleep(0.1)
+    importlib.invalidate_caches()
+
 # These are libraries that the image must have.
-import parted
-import pyudev
-import serial
+import parted  # noqa: E402
+import pyudev  # noqa: E402
+import serial  # noqa: E402
 
 MARKER = b"@probe "
 MOUNT_POINT = Path("/mnt")
 SNAPSHOT_SIZE = 16 << 20  # bytes, sparse
+SO_ACCEPTCON = 1 << 16  # linux, include/uapi/linux/net.h
+IFF_UP = 1  # linux, include/uapi/linux/if.h
+NOT_STARTED = 127  # status of the dynamic loader's failure
 STA_UNSYNC = 0x40  # adjtimex(2): not synchronised, so that the kernel leaves the RTC alone
 REBOOT_POWER_OFF = 0x4321FEDC  # reboot(2)
+# Programs for guests' volumes and for people: what each of them is asked, so that it does nothing.
+PROGRAMS = {
+    "debugfs": "-V",
+    "dmsetup": "--version",
+    "dumpe2fs": "-V",
+    "e2fsck": "-V",
+    "fsck.vfat": "--help",
+    "jfs_fsck": "-V",
+    "lvm": "version",
+    "mdadm": "--version",
+    "nano-tiny": "--version",
+    "reiserfsck": "-V",
+    "tune2fs": "-V",
+    "udevadm": "--version",
+    "xfs_db": "-V",
+    "xfs_repair": "-V",
+}
 
 
 def main() -> None:
@@ -55,7 +84,14 @@ def describe_system() -> dict[str, object]:
     """Read what the live system is and does."""
     return {
         "arguments": sys.argv[1:],
+        "problem": READY.read_text(encoding="utf-8").strip(),
+        "listening": list_listening_sockets(),
+        "links_up": list_links_up(),
+        "secure_boot": read_secure_boot(),
+        "boot_code": sorted(path.name for path in Path("/usr/lib/grub-legacy").iterdir()),
         "versions": parted.version(),
+        # As the agent's own child is started, and other than this process, which was there before.
+        "child_path": run(sys.executable, "-I", "-c", "import sys; print(sys.prefix)").strip(),
         "image_id": Path("/etc/bootgraft-image").read_text(encoding="ascii"),
         "command_line": Path("/proc/cmdline").read_text(encoding="ascii").split(),
         "modules": [line.split()[0] for line in read_lines("/proc/modules")],
@@ -66,12 +102,14 @@ def describe_system() -> dict[str, object]:
         "interfaces": [name for _, name in socket.if_nameindex()],
         "clock_status": read_clock_status(),
         "errors": read_kernel_errors(),
+        "refused_programs": list_refused_programs(),  # last: some want the device mapper
     }
 
 
 def read_lines(path: str) -> list[str]:
-    """Read the lines of a small file."""
-    return Path(path).read_text(encoding="ascii").splitlines()
+    """Read the lines of a small file; none where there is no file."""
+    file = Path(path)
+    return file.read_text(encoding="ascii").splitlines() if file.exists() else []
 
 
 def list_programs() -> list[str]:
@@ -82,6 +120,45 @@ def list_programs() -> list[str]:
             if line := (folder / "cmdline").read_bytes():
                 lines.append(line.replace(b"\0", b" ").decode().strip())
     return lines
+
+
+def list_listening_sockets() -> list[str]:
+    """List the sockets of the network that anybody could reach, and those for programs here."""
+    found = []
+    for name in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6", "packet"):
+        found += [f"{name} {line}" for line in read_lines(f"/proc/net/{name}")[1:]]
+    # A Unix socket that listens has this flag; udev's for udevadm is the one that may.
+    unix = (line.split() for line in read_lines("/proc/net/unix")[1:])
+    return found + [words[-1] for words in unix if int(words[3], 16) & SO_ACCEPTCON]
+
+
+def list_links_up() -> list[str]:
+    """List the network interfaces that somebody has turned on."""
+    flags = Path("/sys/class/net").glob("*/flags")
+    return [path.parent.name for path in flags if int(path.read_text(), 16) & IFF_UP]
+
+
+def list_refused_programs() -> list[str]:
+    """List the programs that cannot be started, as for want of a library."""
+    refused = []
+    for program, question in PROGRAMS.items():
+        try:
+            result = subprocess.run(
+                [program, question], capture_output=True, text=True, check=False, timeout=60
+            )
+        except OSError as error:
+            refused.append(f"{program}: {error}")
+            continue
+        if result.returncode == NOT_STARTED:
+            refused.append(f"{program}: {result.stderr.strip()}")
+    return refused
+
+
+def read_secure_boot() -> list[str]:
+    """Read what the kernel says about Secure Boot."""
+    messages = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+    words = ("secureboot:", "locked down", "Lockdown:")
+    return [line for line in messages.splitlines() if any(word in line for word in words)]
 
 
 def read_clock_status() -> int:
@@ -98,8 +175,9 @@ def read_kernel_errors() -> list[str]:
 
 
 def list_block_devices() -> list[pyudev.Device]:
-    """List disks, partitions and DVD drives as udev knows them."""
+    """List disks, partitions and DVD drives as udev knows them; the live system's own is none."""
     devices = pyudev.Context().list_devices(subsystem="block")
+    devices = (device for device in devices if "/devices/virtual/" not in device.sys_path)
     return sorted(devices, key=lambda device: str(device.sys_name))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGE_BUILD = REPOSITORY / "image-build"
-WHEN_LOADED = {"boot", "device", "use"}
+WHEN_LOADED = {"early", "boot", "device", "use"}
 
 
 def is_script(path: Path) -> bool:
@@ -31,8 +31,9 @@ def test_scripts_are_executable(script: Path) -> None:
     assert os.access(script, os.X_OK)
 
 
-def test_each_module_has_its_time_and_is_listed_once() -> None:
+def test_each_module_has_its_time_and_reason_and_is_listed_once() -> None:
     lines = (IMAGE_BUILD / "config/initramfs/modules").read_text(encoding="ascii").splitlines()
+    assert [line for line in lines if line.strip("#") and not line.partition("#")[2]] == []
     entries = [line.partition("#")[0].split() for line in lines]
     pairs = [(when, name) for when, name in filter(None, entries)]
     assert {when for when, _ in pairs} == WHEN_LOADED

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import subprocess
 import tempfile
@@ -26,13 +27,18 @@ class BootTimeoutError(Exception):
 
 
 class Boot:
-    """A running QEMU of our own, with what the arguments add; leaving the context ends it."""
+    """A running QEMU of our own, with what the arguments add; leaving the context ends it.
 
-    def __init__(self, arguments: Sequence[str], memory_mib: int) -> None:
+    `com1` is where COM1 is served as a socket, for who wants to talk; by default nobody is there.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], memory_mib: int, *, com1: Path | None = None
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bootgraft-boot-")
         self._runner = asyncio.Runner()
         self._qmp = QMPClient("boot")
-        argv = [*_machine_argv(memory_mib, Path(self._folder.name)), *arguments]
+        argv = [*_machine_argv(memory_mib, Path(self._folder.name), com1), *arguments]
         self._errors = Path(self._folder.name, "qemu.err")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=errors)
@@ -93,6 +99,20 @@ class Boot:
         """Write a picture of the screen as PNG."""
         self._execute("screendump", filename=str(path), format="png")
 
+    def exchange_medium(self, drive: str, iso: Path) -> None:
+        """Put another ISO into a DVD drive, by the drive's id, whatever the guest says."""
+        self._execute("blockdev-change-medium", device=drive, filename=str(iso), force=True)
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether the machine is on."""
+        return self._process.poll() is None
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that QEMU has used so far, in seconds."""
+        stat = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
+
     def _wait_for(
         self, pattern: str, timeout: float, place: str, look: Callable[[], str]
     ) -> re.Match[str]:
@@ -149,11 +169,13 @@ def boot_disk(disk: Path, *, disk_format: DiskFormat = "raw", memory_mib: int = 
     return Boot(["-drive", drive], memory_mib)
 
 
-def _machine_argv(memory_mib: int, folder: Path) -> list[str]:
+def _machine_argv(memory_mib: int, folder: Path, com1: Path | None) -> list[str]:
+    log = folder / "com1"
+    served = f"socket,id=com1,path={com1},server=on,wait=off,logfile={log}"
     return [
         *("setpriv", "--pdeathsig", "KILL", "--"),  # no orphan when the tests are killed
         *("qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-m", str(memory_mib)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-S"),
-        *("-serial", f"file:{folder / 'com1'}"),
+        *("-chardev", served if com1 else f"file,id=com1,path={log}", "-serial", "chardev:com1"),
         *("-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"),
     ]
