@@ -2,7 +2,7 @@
 # make test      all checks, unit tests and one end-to-end run
 # make test-vm   the larger matrices, too
 # make test-reproducible  build the ISO twice and compare
-# make bench     how long it takes, beside guestfish; see tests/vm/start_bench.py
+# make bench     how long it takes, beside guestfish
 # Each works alone on a fresh Debian 12 or 13, as root or with sudo.
 
 PYTHON := .venv/bin/python
@@ -24,7 +24,7 @@ test-reproducible: iso
 	$(PYTHON) -m pytest -m reproducible
 
 bench: iso
-	cd tests && ../$(PYTHON) -m vm.start_bench --iso ../$(ISO)
+	PYTHONPATH=tests $(PYTHON) -m image.bench --iso $(ISO)
 
 lint: prepare
 	.venv/bin/ruff format --check .

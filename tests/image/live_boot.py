@@ -1,13 +1,16 @@
 """Boots the live ISO in QEMU, as it is or with the probe in the agent's place."""
 
+import contextlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bootgraft_host.client import Client
+from bootgraft_host.link import Link, unix_url
 from vm import cpio
 from vm.boots import Boot
 from vm.commands import run
@@ -75,6 +78,15 @@ def _ide(device: str, file: Path, index: int, *properties: str, readonly: str) -
     ]
 
 
+@contextlib.contextmanager
+def conversation(boot: Boot, com1: Path, *, timeout: float, silence: float) -> Iterator[Client]:
+    """Talk with the agent of a machine whose COM1 is served, from its HELLO on; in seconds."""
+    with Link(unix_url(com1), may_connect=lambda: boot.is_running) as line:
+        client = Client(line, on_event=lambda _: None, silence=silence)
+        client.await_hello(timeout)
+        yield client
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
     """All that the probe has said, and all that has come over COM1."""
@@ -116,12 +128,17 @@ def _collect_report(console: str) -> ProbeReport:
     return report
 
 
-def make_iso_with_agent(iso: Path, main_module: bytes, folder: Path) -> Path:
-    """Make an ISO from the live one whose init starts another module instead of the agent."""
+def make_iso_with_agent(
+    iso: Path, main_module: bytes, folder: Path, *, package: bytes = b""
+) -> Path:
+    """Make an ISO from the live one whose init starts another module instead of the agent.
+
+    `package` is the __init__ of the package that the module is in.
+    """
     initrd = extract(iso, "/boot/initrd.img", folder)
     with initrd.open("ab") as file:
         file.write(b"\0" * (-file.tell() % 4))
-        file.write(cpio.encode(_agent_members(main_module)))
+        file.write(cpio.encode(_agent_members(main_module, package)))
     changed = folder / "changed.iso"
     run(
         [
@@ -132,10 +149,10 @@ def make_iso_with_agent(iso: Path, main_module: bytes, folder: Path) -> Path:
     return changed
 
 
-def _agent_members(main_module: bytes) -> list[cpio.Member]:
+def _agent_members(main_module: bytes, package: bytes) -> list[cpio.Member]:
     folders = [path for path in reversed(Path(_AGENT_FOLDER).parents) if path.name]
     return [
         *(cpio.directory(str(path)) for path in [*folders, _AGENT_FOLDER]),
-        cpio.regular(f"{_AGENT_FOLDER}/__init__.py", b""),
+        cpio.regular(f"{_AGENT_FOLDER}/__init__.py", package),
         cpio.regular(f"{_AGENT_FOLDER}/__main__.py", main_module),
     ]

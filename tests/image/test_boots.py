@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from bootgraft_host.client import Client
-from bootgraft_host.link import Link, unix_url
 from image.live_boot import (
     LIVE_ISO,
     MEMORY,
     PROBE,
+    conversation,
     extract,
     finish_probe,
     ide_dvd,
@@ -186,9 +185,7 @@ def test_secure_boot_starts_no_changed_kernel(tmp_path: Path) -> None:
 
 def inspect(boot: Boot, com1: Path) -> Mapping[str, Any]:
     """Have the agent look at the machine."""
-    with Link(unix_url(com1), may_connect=lambda: boot.is_running) as line:
-        client = Client(line, on_event=lambda _: None, silence=INSPECT_TIMEOUT)
-        client.await_hello(BOOT_TIMEOUT)
+    with conversation(boot, com1, timeout=BOOT_TIMEOUT, silence=INSPECT_TIMEOUT) as client:
         return client.request("inspect", {}, INSPECT_TIMEOUT)
 
 
