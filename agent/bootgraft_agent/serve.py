@@ -12,13 +12,14 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import serial
 
 from bootgraft_agent import __version__, wire
 from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
+from bootgraft_agent.kernel_log import read_kernel_log
 from bootgraft_agent.progress import ProgressEvents
 from bootgraft_agent.requests import Request, describe_error, parse_request, read_number
 from bootgraft_agent.screen import Screen
@@ -96,14 +97,20 @@ def power_off() -> None:
 class Server:
     """Takes requests from a controller, works on one at a time, and reports.
 
-    `show` shows a line on the machine's screen; it must not wait.
+    `show` shows a line on the machine's screen; it must not wait. `read_log` gives the end of the
+    kernel's log, which goes with a failed request.
     """
 
     def __init__(
-        self, actions: Actions, show: Callable[[str], None], identity: Mapping[str, JSON]
+        self,
+        actions: Actions,
+        show: Callable[[str], None],
+        identity: Mapping[str, JSON],
+        read_log: Callable[[], Sequence[str]] = read_kernel_log,
     ) -> None:
         self.wants_power_off = False
         self.show = show
+        self._read_log = read_log
         self._actions = actions
         self._identity = dict(identity)
         self._connection = wire.Connection("agent", identity)
@@ -188,7 +195,7 @@ class Server:
     def _dispatch(self, request: Request) -> None:
         if request.name == "abort":
             self._abort.set()
-            self._send({"id": request.number, "result": {}})
+            self._send({"id": request.number, "result": {"log": list(self._read_log())}})
         elif self._work is not None and request.asks_the_same(self._work):
             self._work = request  # its reply goes to who asked last
         elif self._work is not None:
@@ -218,7 +225,8 @@ class Server:
             reply: dict[str, JSON] = {"result": self._act(request)}
             self.show(f"{request.name}: done")
         except Exception as error:  # noqa: BLE001 - whatever it is, the controller must hear of it
-            reply = {"error": self._note_failure(request.name, error)}
+            described = self._note_failure(request.name, error)
+            reply = {"error": {**described, "log": list(self._read_log())}}
         self._post(reply)
 
     def _act(self, request: Request) -> Mapping[str, JSON]:

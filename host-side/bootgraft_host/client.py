@@ -28,6 +28,7 @@ from bootgraft_agent.errors import (
 )
 from bootgraft_agent.wire import JSON
 from bootgraft_host.replies import (
+    EVENT_TEXT_LIMIT,
     AgentFailure,
     ErrorKind,
     Log,
@@ -305,6 +306,8 @@ def _read_reply(body: Mapping[str, JSON], request: str) -> Mapping[str, JSON]:
     error, result = body.get("error"), body.get("result")
     if isinstance(error, Mapping):
         failure = parse_failure(error, request)
+        for line in failure.log:
+            log.info("the live system's kernel: %s", printable(line[:EVENT_TEXT_LIMIT]))
         raise _error_of(failure)
     if not isinstance(result, Mapping):
         raise ReplyError(f"the agent's reply to {request} holds neither a result nor an error")

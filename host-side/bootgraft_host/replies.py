@@ -104,10 +104,11 @@ class RolledBack:
 
 @dataclass(frozen=True, slots=True)
 class AgentFailure:
-    """The agent's error: a kind that the caller acts on, and words."""
+    """The agent's error: a kind that the caller acts on, words, the end of the kernel's log."""
 
     kind: ErrorKind
     message: str
+    log: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,7 @@ def parse_failure(body: Mapping[str, JSON], request: str) -> AgentFailure:
     kind = fields.text("kind")
     for known in ERROR_KINDS:
         if kind == known:
-            return AgentFailure(known, fields.text("message"))
+            return AgentFailure(known, fields.text("message"), fields.optional_texts("log"))
     raise ReplyError(f"the agent's reply is unusable: {request}'s error is of the kind {kind!r}")
 
 
@@ -265,6 +266,10 @@ class Fields:
         """Give a list of texts."""
         values = self._list(name)
         return tuple(Fields({name: value}, self._where).text(name) for value in values)
+
+    def optional_texts(self, name: str) -> tuple[str, ...]:
+        """Give a list of texts, none where there is no such field."""
+        return self.texts(name) if name in self._body else ()
 
     def objects(self, name: str) -> "tuple[Fields, ...]":
         """Give a list of objects."""

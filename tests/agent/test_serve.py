@@ -23,6 +23,7 @@ from bootgraft_agent.serve import Server
 from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
 
+KERNEL_LOG = ["[    1.250000] sda: I/O error"]
 IDENTITY: Mapping[str, JSON] = {
     "agent_version": "0.1.0",
     "image": "image",
@@ -145,7 +146,7 @@ def served(actions: SlowActions, show: Callable[[str], None]) -> Iterator[Line]:
     """A running server on a pseudo-terminal, and the controller's end of it."""
     master, slave = os.openpty()
     tty.setraw(slave)
-    server = Server(actions, show, IDENTITY)
+    server = Server(actions, show, IDENTITY, lambda: KERNEL_LOG)
 
     def serve() -> None:
         with serial.Serial(os.ttyname(slave), timeout=0, write_timeout=0.2) as port:
@@ -213,6 +214,7 @@ def test_every_failure_is_a_reply_of_its_kind(
     reply = line.wait("error")["error"]
     assert isinstance(reply, Mapping)
     assert reply["kind"] == kind
+    assert reply["log"] == KERNEL_LOG
 
 
 def test_an_apply_goes_on_when_the_controller_restarts_and_is_done_once(
@@ -248,7 +250,7 @@ def test_an_abort_ends_an_apply_between_two_steps(line: Line) -> None:
     line.ask(1, "apply", plan_sha256="abc", run_id="run-1")
     line.wait("event")
     line.ask(2, "abort")
-    assert line.wait("result")["id"] == 2
+    assert line.wait("result") == {"id": 2, "result": {"log": KERNEL_LOG}}
     error = line.wait("error")
     assert error["id"] == 1
     assert "asked to stop" in str(error["error"])
@@ -308,7 +310,7 @@ def test_an_abort_does_not_stop_a_rollback(line: Line, actions: SlowActions) -> 
     line.ask(1, "rollback", run_id="run-1")
     line.wait("event")
     line.ask(2, "abort")
-    assert line.wait("result")["id"] == 2
+    assert line.wait("result") == {"id": 2, "result": {"log": KERNEL_LOG}}
     time.sleep(0.1)
     actions.go_on.set()
     end = time.monotonic() + 10

@@ -172,6 +172,20 @@ def test_each_kind_of_error_is_raised_with_the_agents_words(
             client.request("plan", {}, 10)
 
 
+def test_the_kernel_s_log_of_a_failure_is_kept_without_control_characters(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(agent: ScriptedAgent, request: Body) -> None:
+        error: dict[str, JSON] = {"kind": "refused", "message": "no disk", "log": ["ata1: \x1b[2J"]}
+        agent.connection.send({"id": request["id"], "error": error})
+
+    with caplog.at_level("INFO", "bootgraft_host"), conversation(refuse) as (client, _, _, _):
+        client.await_hello(10)
+        with pytest.raises(RefusedError, match="no disk"):
+            client.request("plan", {}, 10)
+    assert "the live system's kernel: ata1: \\x1b[2J" in caplog.messages
+
+
 def restart_times(times: int) -> Callable[[ScriptedAgent, Body], None]:
     def script(agent: ScriptedAgent, request: Body) -> None:
         if agent.instances <= times:
@@ -329,6 +343,10 @@ def test_a_message_over_the_bound_is_refused_before_it_is_whole() -> None:
         ({"id": 1, "error": {"kind": "sad", "message": ""}}, "is of the kind 'sad'"),
         ({"id": 1, "error": {"kind": "refused"}}, "message is missing"),
         ({"id": 1, "error": {"kind": 5, "message": ""}}, "kind should be text, found int '5'"),
+        (
+            {"id": 1, "error": {"kind": "refused", "message": "", "log": [7]}},
+            "log should be text, found int '7'",
+        ),
         ({"event": 7}, "event should be text"),
         ({"event": "log", "level": "info", "text": None}, "text should be text, found nothing"),
         (
