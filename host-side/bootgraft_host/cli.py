@@ -15,6 +15,7 @@ from rich.console import Console
 from bootgraft_agent import __version__
 from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
 from bootgraft_agent.wire import JSON
+from bootgraft_host.customise import iso as iso_commands
 from bootgraft_host.doctor_cli import doctor
 from bootgraft_host.job import Deadlines, NotRestoredError, Setup
 from bootgraft_host.machine import Machine
@@ -341,6 +342,7 @@ def demo(iso: Path | None, directory: Path | None) -> int:
 
 
 bootgraft.add_command(doctor)
+bootgraft.add_command(iso_commands)
 
 
 # What they do.

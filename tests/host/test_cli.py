@@ -32,7 +32,7 @@ HARMLESS = r"\x1b]0;owned\x07\x1b[2J[red]markup[/red] :smile: \u202etxt \x9b31m 
 COMMANDS = ("run", "inspect", "rollback", "confirm", "recover", "status", "doctor")
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", ["", *COMMANDS, "iso"])
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_every_command_has_help(shell: Shell, command: str, option: str) -> None:
     output = shell(*([command] if command else []), option, state=False)
