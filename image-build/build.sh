@@ -196,7 +196,9 @@ END
     APT_CONFIG=$folder/apt.conf apt-get -qq update
     missing=$(find_missing "$locked" "$folder/apt.conf")
     rm -rf "$folder"
-    [[ ! $missing ]] || fail "the archive does not have these packages any more:
+    [[ ! $missing ]] ||
+        fail "the archive does not have these packages any more; a snapshot of it from the time of
+the list does: name one in this machine's apt sources, and build again:
 $missing"
 }
 

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from bootgraft_agent.errors import RefusedError
+from bootgraft_host.customise import customise_iso
 from image.live_boot import (
     LIVE_ISO,
     MEMORY,
     PROBE,
+    REPOSITORY,
     conversation,
     extract,
     finish_probe,
@@ -31,6 +34,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.matrix, pytest.mark.timeout(600)]
 BOOT_TIMEOUT = 180.0  # seconds; 15 to 20 on an idle machine
 INSPECT_TIMEOUT = 120.0
 UEFI_MEMORY = 288  # MiB
+README = REPOSITORY / "README.md"
 KERNEL_PARAMETERS = "quiet console=tty0 rootfstype=ramfs bootgraft.mode=host"
 MIB = 1024 * 1024
 
@@ -82,11 +86,27 @@ def from_secure_dvd(iso: Path, folder: Path) -> list[str]:
 
 
 def from_kernel_and_initrd(iso: Path, folder: Path) -> list[str]:
-    """Boot without the ISO, as a network boot does: the firmware has both files in memory."""
+    """Boot without the ISO: the machine's firmware has both files in memory."""
     return [
         *("-kernel", str(extract(iso, "/boot/vmlinuz", folder))),
         *("-initrd", str(extract(iso, "/boot/initrd.img", folder))),
         *("-append", KERNEL_PARAMETERS),
+    ]
+
+
+def from_network(iso: Path, folder: Path) -> list[str]:
+    """Boot by iPXE, as README shows it, from a server that has the script and both files."""
+    server = folder / "server"
+    server.mkdir()
+    for path in ("/boot/vmlinuz", "/boot/initrd.img"):
+        extract(iso, path, server)
+    (script,) = re.findall(r"(?ms)^```\n(#!ipxe\n.*?)^```$", README.read_text("utf-8"))
+        r"^```\n(#!ipxe\n.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (server / "boot.ipxe").write_text(script, "ascii")
+    return [
+        *("-netdev", f"user,id=net,restrict=on,tftp={server},bootfile=boot.ipxe"),
+        *("-device", "virtio-net-pci,netdev=net,bootindex=1"),
     ]
 
 
@@ -102,6 +122,7 @@ WAYS = {
     "uefi-disk": Way("nvme", from_uefi_disk, UEFI_MEMORY),
     "secure-boot": Way("virtio", from_secure_dvd, UEFI_MEMORY),
     "kernel-and-initrd": Way("ide", from_kernel_and_initrd),
+    "network": Way("ide", from_network),
 }
 
 
@@ -142,6 +163,28 @@ def test_the_agent_reports_the_disk_that_is_there(
         "ext3",
     )
     assert all(drive["is_live_medium"] for drive in facts["dvd_drives"])
+
+
+def test_a_failed_request_brings_the_kernel_s_log(
+    com1: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level("INFO", "bootgraft_host"),
+        Boot(from_dvd(LIVE_ISO, tmp_path), MEMORY, com1=com1) as boot,
+        conversation(boot, com1, timeout=BOOT_TIMEOUT, silence=INSPECT_TIMEOUT) as client,
+        pytest.raises(RefusedError, match="no disk was found"),
+    ):
+        client.request("plan", {}, INSPECT_TIMEOUT)
+    said = [line for line in caplog.messages if line.startswith("the live system's kernel: ")]
+    assert any("sr 1:0:0:0: Attached scsi CD-ROM sr0" in line for line in said)
+
+
+def test_a_customised_iso_boots_from_a_disk_after_its_menu(com1: Path, tmp_path: Path) -> None:
+    iso = tmp_path / "customised.iso"
+    customise_iso(LIVE_ISO, iso, 2, ["bootgraft.shell"])
+    with Boot(from_disk(iso, tmp_path), MEMORY, com1=com1) as boot:
+        boot.wait_for_screen("^bootgraft: Enter starts the live system; rescue, ", BOOT_TIMEOUT)
+        boot.wait_for_console("^@bg1 ", BOOT_TIMEOUT)
 
 
 def test_the_dvd_can_be_exchanged_for_the_payload(com1: Path, tmp_path: Path) -> None:
