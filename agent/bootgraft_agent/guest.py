@@ -7,7 +7,7 @@ tree mode use them. What is missing or contradictory is refused with the candida
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bootgraft_agent import grub, initrd, multiboot, stages
 from bootgraft_agent.errors import AmbiguousError, RefusedError
@@ -315,6 +315,14 @@ def read_kernels(boot_tree: Tree, boot: Boot, root_tree: Tree | None) -> tuple[K
     paths.update(path for path in map(boot.files.get, named) if path is not None)
     kernels = (_read_kernel(boot_tree, path, root_tree) for path in sorted(paths))
     return tuple(each for each in kernels if each.image.format != "unknown" or each.version)
+
+
+def with_module_drivers(kernels: Sequence[Kernel], root_tree: Tree) -> tuple[Kernel, ...]:
+    """Add what the root file system's modules say; the kernels are not read once more."""
+    return tuple(
+        replace(kernel, module_drivers=_module_drivers(root_tree, kernel.version))
+        for kernel in kernels
+    )
 
 
 def _read_kernel(tree: Tree, path: str, root_tree: Tree | None) -> Kernel:

@@ -32,6 +32,7 @@ from bootgraft_agent.guest import (
     read_initrd_drivers,
     read_kernels,
     read_root,
+    with_module_drivers,
 )
 from bootgraft_agent.payload import Payload, read_payload
 from bootgraft_agent.plan import BACKUPS, Options, Where
@@ -380,11 +381,11 @@ def _with_root(guest: Guest, boot_place: Place, root: Place | NoRoot, boot_tree:
     if isinstance(root, NoRoot):
         return dataclasses.replace(guest, root_problem=root.reason)
     if root == boot_place:
-        return _with_root_tree(guest, root, boot_tree, boot_tree)
+        return _with_root_tree(guest, root, boot_tree)
     try:
         with mounts.snapshot(root.device) as copy:
             with mounts.mounted(copy, root.fs_type, root.name) as mount, Tree(mount) as tree:
-                guest = _with_root_tree(guest, root, tree, boot_tree)
+                guest = _with_root_tree(guest, root, tree)
             mounts.check_file_system(copy, root.fs_type, root.name)
     except RefusedError as error:
         return dataclasses.replace(guest, root=None, root_problem=str(error))
@@ -392,13 +393,13 @@ def _with_root(guest: Guest, boot_place: Place, root: Place | NoRoot, boot_tree:
     return dataclasses.replace(guest, dirty_journals=journals)
 
 
-def _with_root_tree(guest: Guest, root: Place, tree: Tree, boot_tree: Tree) -> Guest:
+def _with_root_tree(guest: Guest, root: Place, tree: Tree) -> Guest:
     if not tree.is_directory("etc"):
         return dataclasses.replace(guest, root_problem=f"{root.name} has no directory /etc")
     return dataclasses.replace(
         guest,
         root=read_root(tree, root.name),
-        kernels=read_kernels(boot_tree, guest.boot, tree),
+        kernels=with_module_drivers(guest.kernels, tree),
     )
 
 

@@ -101,8 +101,6 @@ def from_network(iso: Path, folder: Path) -> list[str]:
     for path in ("/boot/vmlinuz", "/boot/initrd.img"):
         extract(iso, path, server)
     (script,) = re.findall(r"(?ms)^```\n(#!ipxe\n.*?)^```$", README.read_text("utf-8"))
-        r"^```\n(#!ipxe\n.*?)^```$", README.read_text("utf-8"), re.MULTILINE | re.DOTALL
-    )
     (server / "boot.ipxe").write_text(script, "ascii")
     return [
         *("-netdev", f"user,id=net,restrict=on,tftp={server},bootfile=boot.ipxe"),
