@@ -43,9 +43,11 @@ from vm.commands import run
 from vm.payload import SHIM, build_payload, good_files
 
 START_TIMEOUT = 180.0  # seconds
-SMALL_TIMEOUT = 90.0  # seconds, for a machine that may have too little memory
+# For a machine that may have too little memory: times what a graft takes with enough.
+PATIENCE = 2.5
 REQUEST_TIMEOUT = 180.0
 ENOUGH = 512  # MiB
+BIOS_MEMORY, UEFI_MEMORY = 160, 288  # MiB, the goals
 MEMORY_STEP = 16  # MiB
 START_CLOCK = Path(__file__).with_name("start_clock.py").read_bytes()
 # The agent's modules, after the one that stands before them.
@@ -145,24 +147,33 @@ class Bench:
         shutil.copyfile(disk, copy)
         return copy
 
-    def find_lowest_memory(self, firmware: Callable[[], Sequence[str]], first: int) -> int:
-        """Find the lowest memory, in MiB, at which a graft succeeds; `first` may be too low."""
-        memory = first
-        while not self._grafts_with(memory, firmware()):
-            memory += MEMORY_STEP
-            if memory > ENOUGH:
-                raise BootTimeoutError(f"no graft succeeded with up to {ENOUGH} MiB")
-        if memory > first:
-            return memory
-        while self._grafts_with(memory - MEMORY_STEP, firmware()):
-            memory -= MEMORY_STEP
-        return memory
+    def find_lowest_memory(
+        self, firmware: Callable[[], Sequence[str]], first: int
+    ) -> tuple[float | None, str]:
+        """Find the lowest memory, in MiB, at which a graft succeeds; `first` may be too low.
 
-    def _grafts_with(self, memory_mib: int, firmware: Sequence[str]) -> bool:
+        Gives None, and why, where even a machine with enough memory fails.
+        """
         try:
-            self.graft(firmware, memory_mib, SMALL_TIMEOUT)
-        except (BootgraftError, BootTimeoutError):
+            usual = self.graft(firmware(), ENOUGH).wall
+        except (BootgraftError, BootTimeoutError) as error:
+            return None, f"with {ENOUGH} MiB: {first_line(error)}"
+        memory = first
+        while memory < ENOUGH and not self._grafts_with(memory, firmware(), usual):
+            memory += MEMORY_STEP
+        if memory > first:
+            return memory, f"{memory - MEMORY_STEP} failed"
+        while self._grafts_with(memory - MEMORY_STEP, firmware(), usual):
+            memory -= MEMORY_STEP
+        return memory, f"{memory - MEMORY_STEP} failed"
+
+    def _grafts_with(self, memory_mib: int, firmware: Sequence[str], usual: float) -> bool:
+        try:
+            cost = self.graft(firmware, memory_mib, PATIENCE * usual)
+        except (BootgraftError, BootTimeoutError) as error:
+            say(f"a graft with {memory_mib} MiB failed: {first_line(error)}")
             return False
+        say(f"a graft with {memory_mib} MiB succeeded: {cost.wall:.1f} s")
         return True
 
     def plain_uefi(self) -> list[str]:
@@ -206,25 +217,30 @@ class Bench:
 
     def edit_by_guestfish(self) -> Cost:
         """Upload the shim, edit the two texts."""
-        texts = [self.folder / name for name in ("device.map", "grub.conf")]
-        for text in texts:
-            text.write_text("as it would be\n")
         disk = self._copy(self.appliance)
         script = "\n".join(
             [
                 *("run", "mount /dev/sda1 /", "download /grub/grub.conf /dev/null"),
                 f"upload {self.shim} /{self.shim.name}",
-                *(f"upload {text} /grub/{text.name}" for text in texts),
+                *(f"upload {text} /grub/{text.name}" for text in self._texts()),
                 "umount-all",
             ]
         )
         return self._spend(["guestfish", "--rw", "-a", disk], stdin=script)
 
     def edit_by_virt_customize(self) -> Cost:
-        """Do the same with virt-customize, which finds the guest by itself."""
+        """Do the same with virt-customize, which finds the guest's file systems by itself."""
         disk = self._copy(self.appliance)
-        upload = f"{self.shim}:/boot/{self.shim.name}"
-        return self._spend(["virt-customize", "--no-network", "-a", disk, "--upload", upload])
+        uploads = [f"{self.shim}:/boot/{self.shim.name}"]
+        uploads += [f"{text}:/boot/grub/{text.name}" for text in self._texts()]
+        options = [word for upload in uploads for word in ("--upload", upload)]
+        return self._spend(["virt-customize", "--no-network", "-a", disk, *options])
+
+    def _texts(self) -> list[Path]:
+        texts = [self.folder / name for name in ("device.map", "grub.conf")]
+        for text in texts:
+            text.write_text("as it would be\n")
+        return texts
 
     def graft_by_tree_mode(self) -> Cost:
         """Mount the disk's partitions here, and graft."""
@@ -284,6 +300,35 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Processor seconds so far, of the whole machine and of this bench, and the moment."""
+
+    machine: float
+    bench: float
+    moment: float
+
+
+def read_load() -> Load:
+    """Read the load; time that the host of a virtual machine keeps for itself counts, too."""
+    line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    user, nice, system, _, _, _, _, stolen = (int(field) for field in line.split()[1:9])
+    machine = (user + nice + system + stolen) / os.sysconf("SC_CLK_TCK")
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return Load(machine, children_seconds() + own.ru_utime + own.ru_stime, time.monotonic())
+
+
+def others_share(before: Load, after: Load) -> float:
+    """Give the share of the processors' time that went to others than this bench."""
+    others = (after.machine - before.machine) - (after.bench - before.bench)
+    return others / ((after.moment - before.moment) * (os.cpu_count() or 1))
+
+
+def first_line(error: Exception) -> str:
+    """Give the first line of an error's message."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def hash_file(path: Path) -> str:
     """Give a file's SHA-256."""
     with path.open("rb") as file:
@@ -302,21 +347,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="bg") as folder:
         bench = Bench(arguments.iso.absolute(), Path(folder))
         say(describe_machine())
+        before = read_load()
         costs, problems = measure(bench, arguments.rounds)
+        show_costs(costs, problems)
+        others = others_share(before, read_load())
+        say(f"  meanwhile others had {others:.0%} of this machine's processors")
         moments = bench.read_moments()
-        bios = bench.find_lowest_memory(list, 160)
-        uefi_memory = bench.find_lowest_memory(bench.plain_uefi, 288)
-        parts = bench.read_parts()
+        show_moments(moments)
+        show_parts(bench.read_parts())
+        say("")
+        bios, bios_source = bench.find_lowest_memory(list, BIOS_MEMORY)
+        uefi_memory, uefi_source = bench.find_lowest_memory(bench.plain_uefi, UEFI_MEMORY)
         build_seconds, is_same = bench.build_again()
-    show_costs(costs, problems)
-    show_moments(moments)
-    say("\nThe ISO by part, bytes")
-    for name, size in sorted(parts.items(), key=lambda part: -part[1]):
-        say(f"  {size:>12,}  {name}")
     goals = make_goals(costs, problems, arguments.iso.stat().st_size)
     goals += [
-        Goal("memory for a whole graft, BIOS", 160, "MiB", bios, "lowest that succeeded"),
-        Goal("memory for a whole graft, UEFI", 288, "MiB", uefi_memory, "the same; OVMF"),
+        Goal("memory for a whole graft, BIOS", BIOS_MEMORY, "MiB", bios, bios_source),
+        Goal("memory for a whole graft, UEFI", UEFI_MEMORY, "MiB", uefi_memory, uefi_source),
         Goal("two builds that differ", 0, "", 0 if is_same else 1, "build.sh in another folder"),
         Goal("build, packages cached", 180, "s", build_seconds, "the same build"),
     ]
@@ -337,7 +383,7 @@ def measure(bench: Bench, rounds: int) -> tuple[Mapping[str, Sequence[Cost]], Ma
         "guestfish: launch alone": bench.launch_guestfish,
         "whole graft, power-on to power-off": bench.graft,
         "guestfish: the same edit": bench.edit_by_guestfish,
-        "virt-customize: the shim alone": bench.edit_by_virt_customize,
+        "virt-customize: the same edit": bench.edit_by_virt_customize,
         "loop mount and tree mode": bench.graft_by_tree_mode,
     }
     costs: dict[str, list[Cost]] = {name: [] for name in things}
@@ -412,6 +458,13 @@ def show_moments(moments: Mapping[str, float]) -> None:
     for name, moment in moments.items():
         say(f"  {moment - before:6.1f} {moment:6.1f}  {name}")
         before = moment
+
+
+def show_parts(parts: Mapping[str, int]) -> None:
+    """Print what the ISO's bytes are, the largest part first."""
+    say("\nThe ISO by part, bytes")
+    for name, size in sorted(parts.items(), key=lambda part: -part[1]):
+        say(f"  {size:>12,}  {name}")
 
 
 def show_goals(goals: Sequence[Goal]) -> None:

@@ -15,10 +15,10 @@ BUILD_TIMEOUT = 1800.0  # seconds; 150 on an idle machine
 pytestmark = [pytest.mark.reproducible, pytest.mark.timeout(4 * BUILD_TIMEOUT)]
 
 
-def copy_inputs(folder: Path, *, modes: int) -> Path:
+def copy_inputs(source: Path, folder: Path, *, modes: int) -> Path:
     """Make a repository with what the image is made from, as a checkout with other modes would."""
     for name in ("image-build", "agent"):
-        shutil.copytree(REPOSITORY / name, folder / name)
+        shutil.copytree(source / name, folder / name)
         for path in (folder / name).rglob("*"):
             path.chmod(path.stat().st_mode & ~0o777 | (path.stat().st_mode & modes))
     if (WORK / "cache").is_dir():  # packages that need not be fetched once more
@@ -55,11 +55,13 @@ def hash_file(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def first_iso(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(copy_inputs(tmp_path_factory.mktemp("first"), modes=0o755), umask="022")
+    folder = tmp_path_factory.mktemp("first")
+    return build(copy_inputs(REPOSITORY, folder, modes=0o755), umask="022")
 
 
 def test_two_builds_give_the_same_iso(first_iso: Path, tmp_path: Path) -> None:
-    other = copy_inputs(tmp_path / "a longer name, with a blank".replace(" ", "-"), modes=0o775)
+    # Of the first one's inputs: somebody may be at work in this repository meanwhile.
+    other = copy_inputs(first_iso.parents[1], tmp_path / "a-longer-name", modes=0o775)
     locked = ("--locked", Path(f"{first_iso}.packages"))
     changes = {"TZ": "Asia/Tokyo", "LANG": "de_DE.UTF-8", "HOME": str(tmp_path), "USER": "somebody"}
     second_iso = build(other, *locked, umask="077", **changes)
