@@ -17,7 +17,7 @@ from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedErro
 from bootgraft_agent.files import Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.manifest import NAME, Change, Manifest, check_run_id
-from bootgraft_agent.plan import CopyFile, Plan, Target, WriteFile, sha256
+from bootgraft_agent.plan import CopyFile, Plan, Target, Where, WriteFile, sha256
 from bootgraft_agent.rollback import (
     describe_failure,
     read_manifests,
@@ -241,22 +241,22 @@ def verify(plan: Plan, volumes: Volumes) -> tuple[str, ...]:
 
     Raises RefusedError for the first thing that is not as it should be.
     """
-    found: list[str] = []
-    for where in ("boot", "root"):
-        wanted = list(_wanted(plan, where))
-        if not wanted:
-            continue
-        with volumes.read(where) as tree:
-            for target, digest in wanted:
-                if tree.digest(target.path) != digest:
-                    raise RefusedError(f"{target} did not read back as it was written")
-                found.append(f"{target} has SHA-256 {digest}")
     with volumes.read("boot") as boot:
-        found.extend(_verify_menu(plan, boot))
+        found = [*_verify_files(plan, "boot", boot), *_verify_menu(plan, boot)]
+    if any(_wanted(plan, "root")):
+        with volumes.read("root") as root:
+            found += _verify_files(plan, "root", root)
     return tuple(found)
 
 
-def _wanted(plan: Plan, where: str) -> Iterator[tuple[Target, str]]:
+def _verify_files(plan: Plan, where: Where, tree: Tree) -> Iterator[str]:
+    for target, digest in _wanted(plan, where):
+        if tree.digest(target.path) != digest:
+            raise RefusedError(f"{target} did not read back as it was written")
+        yield f"{target} has SHA-256 {digest}"
+
+
+def _wanted(plan: Plan, where: Where) -> Iterator[tuple[Target, str]]:
     for step in plan.steps:
         if isinstance(step, CopyFile | WriteFile) and step.target.where == where:
             yield step.target, step.sha256 if isinstance(step, CopyFile) else sha256(step.after)

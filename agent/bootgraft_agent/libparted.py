@@ -1,7 +1,6 @@
-"""The process that lets libparted read one partition table: `python3 -m bootgraft_agent.libparted`.
+"""Lets libparted read one partition table, in a process that does nothing else.
 
-Prints a PartitionTable as JSON. Started by `bootgraft_agent.partition_table` alone, which says why
-it is a process of its own.
+Called by `bootgraft_agent.partition_table` alone, which says why it is a process of its own.
 
 No handler for libparted's questions is registered, and no table is ever committed: pyparted then
 answers every offer to repair with "ignore" or "cancel", and turns errors into exceptions.
@@ -11,8 +10,6 @@ import json
 import os
 import resource
 import stat
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +25,9 @@ from _ped import (
 
 from bootgraft_agent.partition_table import READER_UID, PartitionTable, TableEntry
 
-_MEMORY_LIMIT = 256 << 20  # bytes; a table may claim that its entries fill 4 GiB
+_MEMORY_LIMIT = (
+    256 << 20
+)  # bytes more than the process has already; a table may claim that its entries fill 4 GiB
 # On GPT, libparted's "boot" is the EFI system partition's type.
 _ACTIVE_FLAGS = {"msdos": parted.PARTITION_BOOT, "gpt": parted.PARTITION_LEGACY_BOOT}
 _ERRORS = (
@@ -42,15 +41,24 @@ _ERRORS = (
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Read the table of the disk that the one argument names; print it as JSON."""
-    path = Path(argv[1]).resolve()
+def read_as_json(path: Path) -> bytes:
+    """Read the table of a disk, as a user who cannot write it, and with little memory.
+
+    Gives a PartitionTable as JSON. What this process may do, it may not any more afterwards.
+    """
+    path = path.resolve()
+    limit = _address_space() + _MEMORY_LIMIT
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     if os.geteuid() == 0 and stat.S_ISBLK(path.stat().st_mode):
         _become_reader()
-    sys.stdout.write(json.dumps(asdict(_read(path))))
-    return 0
+    return json.dumps(asdict(_read(path))).encode()
+
+
+def _address_space() -> int:
+    """Give the size of this process's address space in bytes; proc_pid_statm(5)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    return pages * resource.getpagesize()
 
 
 def _become_reader() -> None:
@@ -101,7 +109,3 @@ def _list_entries(disk: parted.Disk) -> tuple[TableEntry, ...]:
         )
         for partition in disk.partitions
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))

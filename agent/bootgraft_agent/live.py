@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,9 @@ _LOOK_AT_DVD_DRIVES = [
     *("udevadm", "trigger", "--action=change"),
     *("--subsystem-match=block", "--sysname-match=sr*"),
 ]
+
+# Gives the snapshot of a device, the same one throughout a look.
+Snapshots = Callable[[Path], Path]
 
 _ROOT_DEVICE = re.compile(r"/dev/(?P<kind>xvd|hd|sd)(?P<letter>[a-z])(?P<part>\d*)\Z")
 _TAG_LINK = re.compile(r"/dev/disk/by-(?P<tag>uuid|label)/(?P<value>.+)\Z")
@@ -177,16 +180,16 @@ def read_machine() -> Machine:
 
 def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolumes]:
     """Find the guest and read its facts. Raises RefusedError and AmbiguousError."""
-    found = find_boot(machine, options)
-    place = found.place
-    with mounts.snapshot(place.device) as copy:
-        with mounts.mounted(copy, place.fs_type, place.name) as mount, Tree(mount) as tree:
+    with mounts.snapshots() as snapshot:
+        found = _find_boot(machine, options, snapshot)
+        place = found.place
+        with _looked_at(place, snapshot) as tree:
             boot = read_boot(tree, place.name, found.directory, menu_is_embedded=True)
             boot_code.check(place.disk, place.partition, boot, tree)
             guest, drive = _read_without_root(machine, place, boot, tree)
             root = _find_chosen_root(machine, guest, options)
-            guest = _with_root(guest, place, root, tree)
-        mounts.check_file_system(copy, place.fs_type, place.name)
+            guest = _with_root(guest, place, root, tree, snapshot)
+        mounts.check_file_system(snapshot(place.device), place.fs_type, place.name)
     root_place = root if isinstance(root, Place) and guest.root is not None else None
     return guest, LiveVolumes(place, root_place, drive)
 
@@ -196,15 +199,21 @@ def find_backups(machine: Machine, options: Options) -> tuple[str, LiveVolumes]:
 
     The root file system is the first that an entry of a menu names; None where none does.
     """
-    found = find_boot(machine, options)
-    place = found.place
-    with (
-        mounts.mounted_snapshot(place.device, place.fs_type, place.name) as mount,
-        Tree(mount) as tree,
-    ):
-        roots = [find_root(machine, each) for each in _read_arguments(tree, found.directory)]
+    with mounts.snapshots() as snapshot:
+        found = _find_boot(machine, options, snapshot)
+        place = found.place
+        with _looked_at(place, snapshot) as tree:
+            roots = [find_root(machine, each) for each in _read_arguments(tree, found.directory)]
     root = next((each for each in roots if isinstance(each, Place)), None)
     return f"{found.directory.prefix}{BACKUPS}", LiveVolumes(place, root, None)
+
+
+@contextlib.contextmanager
+def _looked_at(place: Place, snapshot: Snapshots) -> Iterator[Tree]:
+    """Mount a partition's snapshot."""
+    copy = snapshot(place.device)
+    with mounts.mounted(copy, place.fs_type, place.name) as mount, Tree(mount) as tree:
+        yield tree
 
 
 def _read_arguments(tree: Tree, directory: BootDirectory) -> Iterator[bytes]:
@@ -218,7 +227,7 @@ def _read_arguments(tree: Tree, directory: BootDirectory) -> Iterator[bytes]:
 # The boot partition
 
 
-def find_boot(machine: Machine, options: Options) -> Found:
+def _find_boot(machine: Machine, options: Options, snapshot: Snapshots) -> Found:
     """Find the one boot directory on the IDE disks. Raises RefusedError and AmbiguousError."""
     if not machine.disks:
         raise RefusedError(
@@ -226,7 +235,7 @@ def find_boot(machine: Machine, options: Options) -> Found:
         )
     places = _chosen_places(machine, options.boot_partition)
     notes: list[str] = []
-    found = [each for place in places for each in _search(place, notes)]
+    found = [each for place in places for each in _search(place, snapshot, notes)]
     if len(found) > 1:
         listed = " and ".join(f"{each.place.name}:/{each.directory.prefix}" for each in found)
         raise AmbiguousError(
@@ -256,12 +265,9 @@ def _chosen_places(machine: Machine, name: str | None) -> list[Place]:
     return chosen
 
 
-def _search(place: Place, notes: list[str]) -> Iterator[Found]:
+def _search(place: Place, snapshot: Snapshots, notes: list[str]) -> Iterator[Found]:
     try:
-        with (
-            mounts.mounted_snapshot(place.device, place.fs_type, place.name) as mount,
-            Tree(mount) as tree,
-        ):
+        with _looked_at(place, snapshot) as tree:
             directories = find_boot_directories(tree)
     except (RefusedError, OSError) as error:
         notes.append(f"{place.name}: {error}")
@@ -376,17 +382,22 @@ def _dirty_journals(place: Place) -> tuple[str, ...]:
     return (place.name,) if superblock and superblock.has_dirty_journal else ()
 
 
-def _with_root(guest: Guest, boot_place: Place, root: Place | NoRoot, boot_tree: Tree) -> Guest:
+def _with_root(
+    guest: Guest,
+    boot_place: Place,
+    root: Place | NoRoot,
+    boot_tree: Tree,
+    snapshot: Snapshots,
+) -> Guest:
     """Add what the root file system says, or why it says nothing."""
     if isinstance(root, NoRoot):
         return dataclasses.replace(guest, root_problem=root.reason)
     if root == boot_place:
         return _with_root_tree(guest, root, boot_tree)
     try:
-        with mounts.snapshot(root.device) as copy:
-            with mounts.mounted(copy, root.fs_type, root.name) as mount, Tree(mount) as tree:
-                guest = _with_root_tree(guest, root, tree)
-            mounts.check_file_system(copy, root.fs_type, root.name)
+        with _looked_at(root, snapshot) as tree:
+            guest = _with_root_tree(guest, root, tree)
+        mounts.check_file_system(snapshot(root.device), root.fs_type, root.name)
     except RefusedError as error:
         return dataclasses.replace(guest, root=None, root_problem=str(error))
     journals = (*guest.dirty_journals, *_dirty_journals(root))

@@ -3,12 +3,13 @@
 Looking changes nothing: a disk is set read-only, and its file system is mounted from a snapshot of
 device-mapper whose changes go to memory, so that even the replay of a dirty journal stays there.
 
-Sources: Linux, include/uapi/linux/{fs,mount}.h, Documentation/admin-guide/device-mapper/
+Sources: Linux, include/uapi/linux/{fs,loop,mount}.h, Documentation/admin-guide/device-mapper/
 snapshot.rst; ext4's superblock: Documentation/filesystems/ext4/super.rst.
 """
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import logging
 import os
@@ -17,7 +18,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,15 @@ COMMAND_TIMEOUT = 60.0  # seconds
 CHECK_TIMEOUT = 900.0
 FULL_CHECK_LIMIT = 4 * 1024**3  # bytes; a larger file system is not walked through whole
 
+# For dmsetup: it does not wait until udev's rules have run, which would make links and no more.
+_WITHOUT_UDEV = ("--noudevrules", "--noudevsync")
 _BLKROSET = 0x125D
 _BLKGETSIZE64 = 0x80081272
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_LOOP_CONFIGURE, _LOOP_CLR_FD, _LOOP_CTL_GET_FREE = 0x4C0A, 0x4C01, 0x4C82
+_LOOP_CONFIG_SIZE = 304  # struct loop_config: the file, and 0 for all else
+_LOOP_CONTROL = Path("/dev/loop-control")
+_LOOP_TRIES = 8
 _SAFE = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
 
 # The kernel's driver and its options, by what udev calls the file system. An error in it must
@@ -93,21 +100,83 @@ def set_read_only(device: Path, *, read_only: bool) -> None:
 
 @contextlib.contextmanager
 def snapshot(device: Path) -> Iterator[Path]:
-    """Give a device with the same content whose changes go to memory, and vanish."""
+    """Give a device with the same content whose changes go to memory, and vanish.
+
+    udev is not waited for: it has nothing to say of a snapshot, and the kernel makes the node.
+    """
     WORK.mkdir(mode=0o700, exist_ok=True)
     name = f"bootgraft-{secrets.token_hex(4)}"
-    with contextlib.ExitStack() as cleanup:
-        changes = WORK / name
-        cleanup.callback(changes.unlink, missing_ok=True)
-        with changes.open("xb") as stream:
-            stream.truncate(SNAPSHOT_SIZE)
-        loop = run(["losetup", "-f"]).strip()
-        run(["losetup", loop, str(changes)])
-        cleanup.callback(run, ["losetup", "-d", loop])
-        table = f"0 {_size(device) // 512} snapshot {device} {loop} N 8"
-        run(["dmsetup", "create", name, "--table", table])
-        cleanup.callback(run, ["dmsetup", "remove", "--retry", name])
-        yield Path("/dev/mapper") / name
+    with _memory_device() as changes:
+        table = f"0 {_size(device) // 512} snapshot {device} {changes} N 8"
+        run(["dmsetup", "create", name, *_WITHOUT_UDEV, "--table", table])
+        try:
+            yield _find_mapped(name)
+        finally:
+            run(["dmsetup", "remove", "--retry", *_WITHOUT_UDEV, name])
+
+
+def _find_mapped(name: str) -> Path:
+    """Find the kernel's own node of a device of device-mapper."""
+    for path in Path("/sys/block").glob("dm-*/dm/name"):
+        if path.read_text(encoding="utf-8").strip() == name:
+            return Path("/dev") / path.parent.parent.name
+    raise RefusedError(f"the kernel has no device {name} a moment after dmsetup has made it")
+
+
+@contextlib.contextmanager
+def snapshots() -> Iterator[Callable[[Path], Path]]:
+    """Give what makes snapshots, one of each device however often it is asked for."""
+    with contextlib.ExitStack() as stack:
+        made: dict[Path, Path] = {}
+
+        def make(device: Path) -> Path:
+            if device not in made:
+                made[device] = stack.enter_context(snapshot(device))
+            return made[device]
+
+        yield make
+
+
+@contextlib.contextmanager
+def _memory_device() -> Iterator[Path]:
+    """Give a block device of SNAPSHOT_SIZE whose content is in memory, as far as it is written."""
+    with tempfile.TemporaryFile(dir=WORK) as file:
+        file.truncate(SNAPSHOT_SIZE)
+        loop, fd = _attach_loop(file.fileno())
+    try:
+        yield loop
+    finally:
+        fcntl.ioctl(fd, _LOOP_CLR_FD)
+        os.close(fd)
+
+
+def _attach_loop(file: int) -> tuple[Path, int]:
+    """Make an open file a block device; give its node, and the node opened.
+
+    A person's losetup may take the free one before us: then the next one is tried.
+    """
+    config = struct.pack("I", file).ljust(_LOOP_CONFIG_SIZE, b"\0")
+    tries = _LOOP_TRIES
+    while True:
+        loop = _free_loop()
+        fd = os.open(loop, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _LOOP_CONFIGURE, config)
+        except OSError as error:
+            os.close(fd)
+            tries -= 1
+            if error.errno != errno.EBUSY or tries == 0:
+                raise
+        else:
+            return loop, fd
+
+
+def _free_loop() -> Path:
+    fd = os.open(_LOOP_CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return Path(f"/dev/loop{fcntl.ioctl(fd, _LOOP_CTL_GET_FREE)}")
+    finally:
+        os.close(fd)
 
 
 def _size(device: Path) -> int:

@@ -1,27 +1,29 @@
 """What a disk's partition table says, as libparted reads it.
 
 libparted meets the guest's bytes in a process of its own (`bootgraft_agent.libparted`), because it
-does not survive every table: extended partitions that form a loop exhaust its stack. That process
-has no terminal, little memory and a deadline, and it cannot write to a disk: libparted opens what
-it is given for writing if it can, so a block device is handed to it as a node of which its user
-may only read. (Writing is not the only harm: udevd reads a disk's partition table again, and
+does not survive every table: extended partitions that form a loop exhaust its stack. That process,
+a fork of ours (in an emulator another interpreter takes seconds to start), has no terminal, none of
+our open files, little memory and a deadline, and it cannot write to a disk: libparted opens what it
+is given for writing if it can, so a block device is handed to it as a node of which its user may
+only read. (Writing is not the only harm: udevd reads a disk's partition table again, and
 takes the partitions' nodes away for a moment, whenever a writer closes the disk.)
 """
 
 import json
 import os
+import select
 import signal
 import stat
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 READER_UID = 65534  # nobody, also the number of its group
+_PIECE = 64 * 1024  # bytes
 _TIMEOUT = 60.0  # seconds; a sound table takes a fraction of one
 
 
@@ -46,23 +48,69 @@ class PartitionTable:
 
 def read_partition_table(path: Path, timeout: float = _TIMEOUT) -> PartitionTable:
     """Read the table of a disk or an image file; whatever is wrong with it becomes its problem."""
+    from bootgraft_agent.libparted import read_as_json  # noqa: PLC0415 - it needs what is here
+
     try:
         with read_only_path(path) as readable:
-            reader = subprocess.run(
-                [sys.executable, "-I", "-m", "bootgraft_agent.libparted", readable],
-                stdin=subprocess.DEVNULL,
-                env={"LC_ALL": "C"},
-                capture_output=True,
-                timeout=timeout,
-                check=False,
-            )
-    except subprocess.TimeoutExpired:
+            status, answer = _ask_child(lambda: read_as_json(readable), timeout)
+    except TimeoutError:
         return _damaged(f"reading it took longer than {timeout:.0f} s")
     except OSError as error:
         return _damaged(f"{path.name}: {error.strerror}")
-    if reader.returncode != 0:
-        return _damaged(_explain_failure(reader))
-    return _parse_answer(reader.stdout)
+    if status != 0:
+        return _damaged(_explain_failure(status, answer))
+    return _parse_answer(answer)
+
+
+def _ask_child(work: Callable[[], bytes], timeout: float) -> tuple[int, bytes]:
+    """Do some work in a child; give its exit status, below 0 for a signal, and what it gave.
+
+    Raises TimeoutError.
+    """
+    answer, said = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _be_the_child(work, said)
+    os.close(said)
+    try:
+        content = _read_until(answer, time.monotonic() + timeout)
+    finally:
+        os.close(answer)
+        os.kill(child, signal.SIGKILL)  # where it has ended, nothing happens to it any more
+        _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), content
+
+
+def _be_the_child(work: Callable[[], bytes], said: int) -> NoReturn:
+    """Work, without a terminal and any open file of the parent's but what is said; and end."""
+    status = 1
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(nothing, number)
+        os.dup2(said, 3)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        said = 3
+        content = work()
+        status = 0
+    except BaseException as error:  # noqa: BLE001 - the parent's work must not go on here, too
+        content = f"{type(error).__name__}: {error}".encode(errors="replace")
+    try:
+        with open(said, "wb", closefd=False) as stream:
+            stream.write(content)
+    finally:
+        os._exit(status)
+
+
+def _read_until(pipe: int, deadline: float) -> bytes:
+    """Read until the other end is closed. Raises TimeoutError at the deadline."""
+    pieces: list[bytes] = []
+    while select.select([pipe], [], [], max(deadline - time.monotonic(), 0))[0]:
+        piece = os.read(pipe, _PIECE)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+    raise TimeoutError
 
 
 def _parse_answer(answer: bytes) -> PartitionTable:
@@ -90,14 +138,13 @@ def read_only_path(path: Path) -> Iterator[Path]:
         yield node
 
 
-def _explain_failure(reader: subprocess.CompletedProcess[bytes]) -> str:
-    if reader.returncode < 0:
-        name = signal.Signals(-reader.returncode).name
+def _explain_failure(status: int, answer: bytes) -> str:
+    if status < 0:
+        name = signal.Signals(-status).name
         return (
             f"libparted stopped at it with {name}, as it does when extended partitions form a loop"
         )
-    lines = reader.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"its reader ended with status {reader.returncode}"
+    return answer.decode(errors="replace") or f"its reader ended with status {status}"
 
 
 def _damaged(reason: str) -> PartitionTable:
