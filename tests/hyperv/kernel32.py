@@ -14,7 +14,6 @@ from typing import Any
 from bootgraft_host.hyperv import windows_pipes
 from hyperv.pipes import Connection, PipeError, Pipes
 
-INVALID_HANDLE = 6
 ACCESS_DENIED = 5
 SEM_TIMEOUT = 121
 OPERATION_ABORTED = 995

@@ -25,7 +25,6 @@ class PipeError(Exception):
 
 
 FILE_NOT_FOUND = 2
-BROKEN_PIPE = 109
 PIPE_BUSY = 231
 PIPE_NOT_CONNECTED = 233
 

@@ -24,7 +24,6 @@ __all__ = ["AgentPower", "NoPower", "Power", "PowerError", "QemuPower", "Running
 
 TEXT_SCREEN = (720, 400)  # pixels
 GREY = b"\xef\x7b"  # RGB565
-CLIENT_TIMEOUT = 30.0  # seconds that a booting guest has not said a word yet
 
 
 class NoGuest:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 NAMESPACE = "root/virtualization/v2"
 REALIZED = "Microsoft:Hyper-V:System:Realized"
 SNAPSHOT = "Microsoft:Hyper-V:Snapshot:Realized"
-ENABLED = 2
 INVALID_PARAMETER = 32773
 # Two who measured it found four bytes more than the pixels have; that they come last is assumed.
 AFTER_PICTURE = bytes(4)
