@@ -182,6 +182,7 @@ def test_a_machine_that_somebody_starts_before_attach_stays_on_and_is_not_change
     runner.cut = start
     result = run_graft(setup_of(machine_of(vm, runner), tmp_path), GraftOrder(MEDIA))
     assert "cannot change appliance: it is on" in result.message
+    assert result.machine_restored
     assert vm.state == "Running"
     vm.turn_off()
     assert host.describe(vm) == before
