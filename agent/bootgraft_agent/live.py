@@ -51,8 +51,8 @@ _LOOK_AT_DVD_DRIVES = [
     *("--subsystem-match=block", "--sysname-match=sr*"),
 ]
 
-# Gives the snapshot of a device, the same one throughout a look.
-Snapshots = Callable[[Path], Path]
+# Gives the view of a device, the same one throughout a look.
+Views = Callable[[Path], Path]
 
 _ROOT_DEVICE = re.compile(r"/dev/(?P<kind>xvd|hd|sd)(?P<letter>[a-z])(?P<part>\d*)\Z")
 _TAG_LINK = re.compile(r"/dev/disk/by-(?P<tag>uuid|label)/(?P<value>.+)\Z")
@@ -106,10 +106,10 @@ class LiveVolumes:
 
     @contextlib.contextmanager
     def read(self, where: Where) -> Iterator[Tree]:
-        """Look at a volume through a fresh snapshot."""
+        """Look at a volume through a fresh view."""
         place = self._place(where)
         with (
-            mounts.mounted_snapshot(place.device, place.fs_type, place.name) as mount,
+            mounts.mounted_view(place.device, place.fs_type, place.name) as mount,
             Tree(mount) as tree,
         ):
             yield tree
@@ -180,16 +180,16 @@ def read_machine() -> Machine:
 
 def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolumes]:
     """Find the guest and read its facts. Raises RefusedError and AmbiguousError."""
-    with mounts.snapshots() as snapshot:
-        found = _find_boot(machine, options, snapshot)
+    with mounts.views() as view:
+        found = _find_boot(machine, options, view)
         place = found.place
-        with _looked_at(place, snapshot) as tree:
+        with _looked_at(place, view) as tree:
             boot = read_boot(tree, place.name, found.directory, menu_is_embedded=True)
             boot_code.check(place.disk, place.partition, boot, tree)
             guest, drive = _read_without_root(machine, place, boot, tree)
             root = _find_chosen_root(machine, guest, options)
-            guest = _with_root(guest, place, root, tree, snapshot)
-        mounts.check_file_system(snapshot(place.device), place.fs_type, place.name)
+            guest = _with_root(guest, place, root, tree, view)
+        mounts.check_file_system(view(place.device), place.fs_type, place.name)
     root_place = root if isinstance(root, Place) and guest.root is not None else None
     return guest, LiveVolumes(place, root_place, drive)
 
@@ -199,19 +199,19 @@ def find_backups(machine: Machine, options: Options) -> tuple[str, LiveVolumes]:
 
     The root file system is the first that an entry of a menu names; None where none does.
     """
-    with mounts.snapshots() as snapshot:
-        found = _find_boot(machine, options, snapshot)
+    with mounts.views() as view:
+        found = _find_boot(machine, options, view)
         place = found.place
-        with _looked_at(place, snapshot) as tree:
+        with _looked_at(place, view) as tree:
             roots = [find_root(machine, each) for each in _read_arguments(tree, found.directory)]
     root = next((each for each in roots if isinstance(each, Place)), None)
     return f"{found.directory.prefix}{BACKUPS}", LiveVolumes(place, root, None)
 
 
 @contextlib.contextmanager
-def _looked_at(place: Place, snapshot: Snapshots) -> Iterator[Tree]:
-    """Mount a partition's snapshot."""
-    copy = snapshot(place.device)
+def _looked_at(place: Place, view: Views) -> Iterator[Tree]:
+    """Mount a partition's view."""
+    copy = view(place.device)
     with mounts.mounted(copy, place.fs_type, place.name) as mount, Tree(mount) as tree:
         yield tree
 
@@ -227,7 +227,7 @@ def _read_arguments(tree: Tree, directory: BootDirectory) -> Iterator[bytes]:
 # The boot partition
 
 
-def _find_boot(machine: Machine, options: Options, snapshot: Snapshots) -> Found:
+def _find_boot(machine: Machine, options: Options, view: Views) -> Found:
     """Find the one boot directory on the IDE disks. Raises RefusedError and AmbiguousError."""
     if not machine.disks:
         raise RefusedError(
@@ -235,7 +235,7 @@ def _find_boot(machine: Machine, options: Options, snapshot: Snapshots) -> Found
         )
     places = _chosen_places(machine, options.boot_partition)
     notes: list[str] = []
-    found = [each for place in places for each in _search(place, snapshot, notes)]
+    found = [each for place in places for each in _search(place, view, notes)]
     if len(found) > 1:
         listed = " and ".join(f"{each.place.name}:/{each.directory.prefix}" for each in found)
         raise AmbiguousError(
@@ -265,9 +265,9 @@ def _chosen_places(machine: Machine, name: str | None) -> list[Place]:
     return chosen
 
 
-def _search(place: Place, snapshot: Snapshots, notes: list[str]) -> Iterator[Found]:
+def _search(place: Place, view: Views, notes: list[str]) -> Iterator[Found]:
     try:
-        with _looked_at(place, snapshot) as tree:
+        with _looked_at(place, view) as tree:
             directories = find_boot_directories(tree)
     except (RefusedError, OSError) as error:
         notes.append(f"{place.name}: {error}")
@@ -387,7 +387,7 @@ def _with_root(
     boot_place: Place,
     root: Place | NoRoot,
     boot_tree: Tree,
-    snapshot: Snapshots,
+    view: Views,
 ) -> Guest:
     """Add what the root file system says, or why it says nothing."""
     if isinstance(root, NoRoot):
@@ -395,9 +395,9 @@ def _with_root(
     if root == boot_place:
         return _with_root_tree(guest, root, boot_tree)
     try:
-        with _looked_at(root, snapshot) as tree:
+        with _looked_at(root, view) as tree:
             guest = _with_root_tree(guest, root, tree)
-        mounts.check_file_system(snapshot(root.device), root.fs_type, root.name)
+        mounts.check_file_system(view(root.device), root.fs_type, root.name)
     except RefusedError as error:
         return dataclasses.replace(guest, root=None, root_problem=str(error))
     journals = (*guest.dirty_journals, *_dirty_journals(root))

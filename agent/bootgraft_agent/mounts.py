@@ -1,6 +1,7 @@
-"""Mounting a guest's file systems in the live system: to look, through a snapshot; to write.
+"""Mounting a guest's file systems in the live system: to look, through a view; to write.
 
-Looking changes nothing: a disk is set read-only, and its file system is mounted from a snapshot of
+Looking changes nothing: a disk is set read-only, and its file system is mounted from a view of it.
+That is a loop device that refuses writes where the file system was left clean; else a snapshot of
 device-mapper whose changes go to memory, so that even the replay of a dirty journal stays there.
 
 Sources: Linux, include/uapi/linux/{fs,loop,mount}.h, Documentation/admin-guide/device-mapper/
@@ -38,7 +39,9 @@ _BLKROSET = 0x125D
 _BLKGETSIZE64 = 0x80081272
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _LOOP_CONFIGURE, _LOOP_CLR_FD, _LOOP_CTL_GET_FREE = 0x4C0A, 0x4C01, 0x4C82
-_LOOP_CONFIG_SIZE = 304  # struct loop_config: the file, and 0 for all else
+# struct loop_config: the file, lo_flags, and 0 for all else.
+_LOOP_CONFIG = struct.Struct("=I56xI240x")
+_LO_FLAGS_READ_ONLY, _LO_FLAGS_DIRECT_IO = 1, 16
 _LOOP_CONTROL = Path("/dev/loop-control")
 _LOOP_TRIES = 8
 _SAFE = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
@@ -124,14 +127,45 @@ def _find_mapped(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def snapshots() -> Iterator[Callable[[Path], Path]]:
-    """Give what makes snapshots, one of each device however often it is asked for."""
+def view(device: Path) -> Iterator[Path]:
+    """Give a device to look at a file system, as it is after its journal; the disk is not written.
+
+    A snapshot takes programs and drivers that a clean file system does not need.
+    """
+    superblock = read_ext_superblock(device)
+    is_clean = superblock is not None and superblock.is_clean
+    with _read_only_loop(device) if is_clean else snapshot(device) as copy:
+        yield copy
+
+
+@contextlib.contextmanager
+def _read_only_loop(device: Path) -> Iterator[Path]:
+    """Give a loop device of another device; it ends writes with an error, whoever makes them.
+
+    It reads around the memory that holds parts of the other device: they may be older than what a
+    file system has written there since.
+    """
+    source = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        loop, fd = _attach_loop(source, _LO_FLAGS_READ_ONLY | _LO_FLAGS_DIRECT_IO)
+    finally:
+        os.close(source)
+    try:
+        yield loop
+    finally:
+        fcntl.ioctl(fd, _LOOP_CLR_FD)
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def views() -> Iterator[Callable[[Path], Path]]:
+    """Give what makes views, one of each device however often it is asked for."""
     with contextlib.ExitStack() as stack:
         made: dict[Path, Path] = {}
 
         def make(device: Path) -> Path:
             if device not in made:
-                made[device] = stack.enter_context(snapshot(device))
+                made[device] = stack.enter_context(view(device))
             return made[device]
 
         yield make
@@ -142,7 +176,7 @@ def _memory_device() -> Iterator[Path]:
     """Give a block device of SNAPSHOT_SIZE whose content is in memory, as far as it is written."""
     with tempfile.TemporaryFile(dir=WORK) as file:
         file.truncate(SNAPSHOT_SIZE)
-        loop, fd = _attach_loop(file.fileno())
+        loop, fd = _attach_loop(file.fileno(), 0)
     try:
         yield loop
     finally:
@@ -150,12 +184,12 @@ def _memory_device() -> Iterator[Path]:
         os.close(fd)
 
 
-def _attach_loop(file: int) -> tuple[Path, int]:
+def _attach_loop(file: int, flags: int) -> tuple[Path, int]:
     """Make an open file a block device; give its node, and the node opened.
 
     A person's losetup may take the free one before us: then the next one is tried.
     """
-    config = struct.pack("I", file).ljust(_LOOP_CONFIG_SIZE, b"\0")
+    config = _LOOP_CONFIG.pack(file, flags)
     tries = _LOOP_TRIES
     while True:
         loop = _free_loop()
@@ -235,9 +269,9 @@ def _unmount(place: Path) -> None:
 
 
 @contextlib.contextmanager
-def mounted_snapshot(device: Path, fs_type: str, name: str) -> Iterator[Path]:
+def mounted_view(device: Path, fs_type: str, name: str) -> Iterator[Path]:
     """Mount a file system to look at it, as it is after its journal; the disk is not written."""
-    with snapshot(device) as copy, mounted(copy, fs_type, name) as place:
+    with view(device) as copy, mounted(copy, fs_type, name) as place:
         yield place
 
 
@@ -284,6 +318,7 @@ class ExtSuperblock:
     written: int  # seconds since 1970: the last write
     has_errors: bool
     has_dirty_journal: bool
+    is_clean: bool  # mounting it finds nothing to do
 
 
 def read_ext_superblock(device: Path) -> ExtSuperblock | None:
@@ -295,8 +330,16 @@ def read_ext_superblock(device: Path) -> ExtSuperblock | None:
         return None
     (written,) = struct.unpack_from("<I", block, 0x30)
     (state,) = struct.unpack_from("<H", block, 0x3A)
-    (incompatible,) = struct.unpack_from("<I", block, 0x60)
-    return ExtSuperblock(written, bool(state & 2), bool(incompatible & 4))
+    (incompatible, read_only_compatible) = struct.unpack_from("<II", block, 0x60)
+    (last_orphan,) = struct.unpack_from("<I", block, 0xE8)
+    has_dirty_journal = bool(incompatible & 4)
+    has_orphans = last_orphan != 0 or bool(read_only_compatible & 0x10000)
+    return ExtSuperblock(
+        written,
+        has_errors=bool(state & 2),
+        has_dirty_journal=has_dirty_journal,
+        is_clean=state == 1 and not has_dirty_journal and not has_orphans,
+    )
 
 
 def clock_for_write(written: int, now: float) -> float | None:
@@ -318,7 +361,7 @@ def hold_clock_back(device: Path) -> None:
 
 
 def check_file_system(device: Path, fs_type: str, name: str) -> None:
-    """Check an ext file system on a snapshot of it; raises RefusedError where it is damaged."""
+    """Check an ext file system on a view of it; raises RefusedError where it is damaged."""
     if not fs_type.startswith("ext"):
         return
     superblock = read_ext_superblock(device)

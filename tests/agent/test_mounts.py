@@ -37,6 +37,7 @@ def test_a_superblock_says_when_it_was_written_and_that_it_is_clean(image: Path)
     assert superblock is not None
     assert not superblock.has_errors
     assert not superblock.has_dirty_journal
+    assert superblock.is_clean
     assert superblock.written > EPOCH_2008
 
 
@@ -47,6 +48,24 @@ def test_a_superblock_with_errors_and_one_with_a_dirty_journal_are_seen(image: P
     assert superblock is not None
     assert superblock.has_errors
     assert superblock.has_dirty_journal
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state 0",  # in use when the machine stopped
+        "state 3",  # errors
+        "state 5",  # orphans
+        "last_orphan 12",
+        "feature_incompat 6",  # a journal to be replayed
+        "feature_ro_compat 0x10003",  # orphans in a file of their own
+    ],
+)
+def test_a_file_system_that_mounting_would_mend_is_not_clean(image: Path, change: str) -> None:
+    subprocess.run(["debugfs", "-w", "-R", f"set_super_value {change}", image], check=True)
+    superblock = mounts.read_ext_superblock(image)
+    assert superblock is not None
+    assert not superblock.is_clean
 
 
 def test_what_is_no_ext_file_system_has_no_such_superblock(tmp_path: Path) -> None:
