@@ -16,7 +16,7 @@ from bootgraft_agent import grub
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
-from bootgraft_agent.manifest import NAME, Change, Manifest, check_run_id
+from bootgraft_agent.manifest import NAME, RESULT, Change, Manifest, check_run_id
 from bootgraft_agent.plan import CopyFile, Plan, Target, Where, WriteFile, sha256
 from bootgraft_agent.rollback import (
     describe_failure,
@@ -231,6 +231,18 @@ def _undo(backups: str, manifest: Manifest, volumes: Volumes, error: Exception) 
             f" backups lie in {volumes.name('boot')}:/{backups}/{manifest.run_id}"
         ) from error
     raise RefusedError(f"the graft failed and was taken back whole: {reason}") from error
+
+
+def keep_result(backups: str, volumes: Volumes, run_id: str, content: bytes) -> bool:
+    """Keep a run's result beside its backups; of a run that has left none nothing is kept."""
+    directory = f"{backups}/{check_run_id(run_id)}"
+    with volumes.read("boot") as boot:
+        if not boot.is_file(f"{directory}/{NAME}"):
+            return False
+    path = f"{directory}/{RESULT}"
+    with volumes.write("boot") as writable:
+        writable.rename(writable.write_temporary(path, [content], mode=0o600), path)
+    return True
 
 
 # Verify

@@ -1,4 +1,4 @@
-"""The command `bootgraft-agent`: serve a controller, or graft a mounted tree."""
+"""The command `bootgraft-agent`: the live system's modes and commands, or a mounted tree."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bootgraft_agent import __version__
+from bootgraft_agent import __version__, live_arguments
 from bootgraft_agent.errors import BootgraftError
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.text import printable
@@ -24,9 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
-        if arguments.command == "serve":
-            return _serve(arguments)
-        return _tree(arguments)
+        if arguments.command == "live":
+            return _live(arguments)
+        if arguments.command == "tree":
+            return _tree(arguments)
+        from bootgraft_agent import live_command  # noqa: PLC0415 - HELLO waits for nothing of it
+
+        return live_command.run(arguments)
     except BootgraftError as error:
         _fail(str(error), error.exit_status, as_json=getattr(arguments, "json", False))
         return error.exit_status
@@ -48,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_tree(
         commands.add_parser("tree", help="graft file systems that are mounted", epilog=_STATUSES)
     )
-    _add_serve(commands.add_parser("serve", help="answer a controller on the serial port"))
+    for name, words in live_arguments.COMMANDS.items():
+        live_arguments.add_arguments(
+            name, commands.add_parser(name, help=f"{words} (live system)", epilog=_STATUSES)
+        )
+    _add_live(commands.add_parser("live", help="do what the kernel's command line asks for"))
     return parser
 
 
@@ -86,17 +94,17 @@ def _add_tree(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
 
 
-def _add_serve(parser: argparse.ArgumentParser) -> None:
+def _add_live(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--serial", default="/dev/ttyS0", metavar="DEVICE", help="the serial port")
     parser.add_argument(
-        "--screen", type=Path, metavar="DEVICE", help="a terminal to show what is going on"
+        "--screen", type=Path, default="/dev/tty1", metavar="DEVICE", help="the machine's screen"
     )
 
 
-def _serve(arguments: argparse.Namespace) -> int:
-    from bootgraft_agent import serve  # noqa: PLC0415 - needs what only the live system has
+def _live(arguments: argparse.Namespace) -> int:
+    from bootgraft_agent import live_modes  # noqa: PLC0415 - needs what only the live system has
 
-    return serve.run(arguments.serial, arguments.screen)
+    return live_modes.run(arguments.serial, arguments.screen)
 
 
 def _tree(arguments: argparse.Namespace) -> int:

@@ -111,6 +111,15 @@ class DvdDrive:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveVolume:
+    """A file system on the disk that the live ISO was written to: the ISO, or one beside it."""
+
+    name: str
+    kernel_name: str
+    fs_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlockDevice:
     """A disk, a partition or a DVD drive: its directory in sysfs, and what udev knows of it."""
 
@@ -193,6 +202,26 @@ def read_dvd_drives(devices: Sequence[BlockDevice] | None = None) -> tuple[DvdDr
         if device.is_dvd_drive
     ]
     return tuple(sorted(drives, key=_order))
+
+
+def read_live_volumes(devices: Sequence[BlockDevice]) -> tuple[LiveVolume, ...]:
+    """Read the file systems of the disks that the live ISO was written to, not those of DVDs.
+
+    The ISO's own partition, which begins where the disk does, is the disk once more.
+    """
+    volumes: list[LiveVolume] = []
+    for disk in filter(_is_disk, devices):
+        nodes = _partition_nodes(disk, devices)
+        if not _holds_live_volume(disk, *nodes.values()):
+            continue
+        whole = [disk] if disk.text("ID_FS_TYPE") is not None else []
+        parts = [each for _, each in sorted(nodes.items()) if each.number("start") or not whole]
+        volumes += [
+            LiveVolume(each.kernel_name, each.kernel_name, fs_type)
+            for each in (*whole, *parts)
+            if (fs_type := each.text("ID_FS_TYPE")) is not None
+        ]
+    return tuple(volumes)
 
 
 def read_block_devices() -> tuple[BlockDevice, ...]:

@@ -15,6 +15,10 @@ class AmbiguousError(RefusedError):
     """Several candidates fit; the message names them and the option that chooses."""
 
 
+class OccupiedError(RefusedError):
+    """A person works at the machine's console; nothing is done for anybody else."""
+
+
 class InvalidRequestError(BootgraftError):
     """The request itself is wrong: an unknown option, a directory that is not there."""
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootgraft_agent import boot_code, grub, mounts
-from bootgraft_agent.apply import apply_plan
+from bootgraft_agent.apply import apply_plan, keep_result
 from bootgraft_agent.disks import (
     Disk,
     DvdDrive,
+    LiveVolume,
     Partition,
     read_block_devices,
     read_disks,
     read_dvd_drives,
+    read_live_volumes,
 )
 from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
@@ -34,11 +36,11 @@ from bootgraft_agent.guest import (
     read_root,
     with_module_drivers,
 )
-from bootgraft_agent.payload import Payload, read_payload
+from bootgraft_agent.payload_sources import PayloadSource, find_payload
 from bootgraft_agent.plan import BACKUPS, Options, Where
 from bootgraft_agent.recipes import hyperv_shim
 from bootgraft_agent.recipes.kernels import choose_kernel
-from bootgraft_agent.rollback import roll_back
+from bootgraft_agent.rollback import read_manifests, roll_back
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.view import disks_json, guest_json, outcome_json, plan_json
 from bootgraft_agent.volumes import Progress
@@ -95,7 +97,7 @@ class LiveVolumes:
 
     boot: Place
     root: Place | None
-    payload_drive: DvdDrive | None
+    payload_source: PayloadSource | None
 
     def _place(self, where: Where) -> Place:
         if where == "boot":
@@ -127,10 +129,10 @@ class LiveVolumes:
 
     @contextlib.contextmanager
     def payload(self) -> Iterator[Tree]:
-        """Mount the payload's DVD."""
-        if self.payload_drive is None:
-            raise RefusedError("the payload DVD is gone")
-        with _mounted_dvd(self.payload_drive) as tree:
+        """Mount what the payload is on."""
+        if self.payload_source is None:
+            raise RefusedError("the payload is gone")
+        with self.payload_source.open() as tree:
             yield tree
 
     def name(self, where: Where) -> str:
@@ -144,6 +146,7 @@ class Machine:
 
     disks: tuple[Disk, ...]
     drives: tuple[DvdDrive, ...]
+    live_volumes: tuple[LiveVolume, ...] = ()
 
     @property
     def ide_disks(self) -> tuple[Disk, ...]:
@@ -175,7 +178,7 @@ def read_machine() -> Machine:
     for device in devices:
         if device.is_guest_storage:
             mounts.set_read_only(Path("/dev") / device.kernel_name, read_only=True)
-    return Machine(read_disks(devices), read_dvd_drives(devices))
+    return Machine(read_disks(devices), read_dvd_drives(devices), read_live_volumes(devices))
 
 
 def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolumes]:
@@ -186,12 +189,12 @@ def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolu
         with _looked_at(place, view) as tree:
             boot = read_boot(tree, place.name, found.directory, menu_is_embedded=True)
             boot_code.check(place.disk, place.partition, boot, tree)
-            guest, drive = _read_without_root(machine, place, boot, tree)
+            guest, source = _read_without_root(machine, place, boot, tree)
             root = _find_chosen_root(machine, guest, options)
             guest = _with_root(guest, place, root, tree, view)
         mounts.check_file_system(view(place.device), place.fs_type, place.name)
     root_place = root if isinstance(root, Place) and guest.root is not None else None
-    return guest, LiveVolumes(place, root_place, drive)
+    return guest, LiveVolumes(place, root_place, source)
 
 
 def find_backups(machine: Machine, options: Options) -> tuple[str, LiveVolumes]:
@@ -355,9 +358,9 @@ def _find_chosen_root(machine: Machine, guest: Guest, options: Options) -> Place
 
 def _read_without_root(
     machine: Machine, place: Place, boot: Boot, tree: Tree
-) -> tuple[Guest, DvdDrive | None]:
+) -> tuple[Guest, PayloadSource | None]:
     """Read what the boot directory and the payload say."""
-    payload, problem, drive = find_payload(machine)
+    payload, problem, source = find_payload(machine.drives, machine.live_volumes)
     number = place.partition.number
     disks = machine.ide_disks
     kernels = read_kernels(tree, boot, None)
@@ -374,7 +377,7 @@ def _read_without_root(
         initrd_drivers=read_initrd_drivers(tree, boot, kernels),
         dirty_journals=_dirty_journals(place),
     )
-    return guest, drive
+    return guest, source
 
 
 def _dirty_journals(place: Place) -> tuple[str, ...]:
@@ -412,39 +415,6 @@ def _with_root_tree(guest: Guest, root: Place, tree: Tree) -> Guest:
         root=read_root(tree, root.name),
         kernels=with_module_drivers(guest.kernels, tree),
     )
-
-
-def find_payload(machine: Machine) -> tuple[Payload | None, str | None, DvdDrive | None]:
-    """Find the DVD with the shim: its content and drive, or why there is none.
-
-    Raises AmbiguousError for several.
-    """
-    notes: list[str] = []
-    found: list[tuple[Payload, DvdDrive]] = []
-    for drive in machine.drives:
-        try:
-            with _mounted_dvd(drive) as tree:
-                found.append((read_payload(tree, drive.name), drive))
-        except RefusedError as error:
-            notes.append(str(error))
-    if len(found) > 1:
-        listed = " and ".join(payload.name for payload, _ in found)
-        raise AmbiguousError(f"{listed} both hold a shim directory; eject one of these DVDs")
-    if not found:
-        looked = "; ".join(notes) or "the machine has no DVD drive"
-        return None, f"no payload DVD with a shim was found: {looked}", None
-    return found[0][0], None, found[0][1]
-
-
-@contextlib.contextmanager
-def _mounted_dvd(drive: DvdDrive) -> Iterator[Tree]:
-    if drive.is_live_medium:
-        raise RefusedError(f"{drive.name} holds the live ISO itself, which carries no payload")
-    if not drive.has_medium:
-        raise RefusedError(f"{drive.name} is empty")
-    device = Path(drive.device_path)
-    with mounts.mounted_dvd(device, drive.name) as mount, Tree(mount) as tree:
-        yield tree
 
 
 # What a controller or a person asks for
@@ -502,6 +472,32 @@ class LiveActions:
         self._looks.clear()
         backups, volumes = find_backups(read_machine(), options)
         return outcome_json(roll_back(backups, volumes, run_id, progress))
+
+    def look_for_payload(self) -> str | None:
+        """Look whether a payload is there now; give why there is none."""
+        machine = read_machine()
+        return find_payload(machine.drives, machine.live_volumes)[1]
+
+    def list_runs(self, options: Options) -> dict[str, JSON]:
+        """List the grafts that can be taken back, the latest first, with the files of each."""
+        backups, volumes = find_backups(read_machine(), options)
+        with volumes.read("boot") as boot:
+            manifests = read_manifests(boot, backups)
+        names = {"boot": volumes.name("boot"), "root": volumes.root.name if volumes.root else "?"}
+        return {
+            "runs": [
+                {
+                    "run_id": each.run_id,
+                    "changes": [f"{names[change.where]}:/{change.path}" for change in each.changes],
+                }
+                for each in reversed(manifests)
+            ]
+        }
+
+    def keep_result(self, options: Options, run_id: str, content: bytes) -> bool:
+        """Keep a run's result beside its backups."""
+        backups, volumes = find_backups(read_machine(), options)
+        return keep_result(backups, volumes, run_id, content)
 
     def _look(self, options: Options, machine: Machine | None = None) -> Look:
         """Give what was found for these options, read now or kept."""

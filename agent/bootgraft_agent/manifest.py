@@ -18,6 +18,7 @@ from bootgraft_agent.wire import JSON
 _Value = TypeVar("_Value")
 
 NAME = "manifest.json"
+RESULT = "result.json"  # beside it, where no controller keeps the result
 MAX_SIZE = 1024 * 1024
 VERSION = 1
 _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")

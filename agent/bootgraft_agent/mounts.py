@@ -59,9 +59,11 @@ _DRIVERS = {
     "jfs": ("jfs", ""),
     "iso9660": ("iso9660", ""),
     "udf": ("udf", ""),
+    "vfat": ("vfat", ""),
 }
 DISK_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "reiserfs", "jfs"})
 DVD_FILE_SYSTEMS = ("iso9660", "udf")
+STICK_FILE_SYSTEMS = frozenset({*DVD_FILE_SYSTEMS, "vfat"})
 
 
 class CommandError(BootgraftError):

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bootgraft_agent.errors import BootgraftError, ChangesLeftError, InvalidRequestError
+from bootgraft_agent.errors import (
+    BootgraftError,
+    ChangesLeftError,
+    InvalidRequestError,
+    OccupiedError,
+)
 from bootgraft_agent.plan import Options
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.wire import JSON
@@ -71,6 +76,8 @@ def describe_error(error: Exception) -> dict[str, JSON]:
         return _error("invalid", str(error))
     if isinstance(error, ChangesLeftError):
         return _error("changes-left", str(error))
+    if isinstance(error, OccupiedError):
+        return _error("occupied", str(error))
     if isinstance(error, BootgraftError | OSError):
         return _error("refused", str(error))
     return _error("internal", f"the agent failed: {type(error).__name__}: {error}")

@@ -14,7 +14,7 @@ from bootgraft_agent import grub
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree, parent_of, temporary_beside
 from bootgraft_agent.guest import FILE_COMMANDS, MAX_TEXT, file_argument, grub_path
-from bootgraft_agent.manifest import MAX_SIZE, NAME, Change, Manifest, parse_manifest
+from bootgraft_agent.manifest import MAX_SIZE, NAME, RESULT, Change, Manifest, parse_manifest
 from bootgraft_agent.plan import Where, sha256
 from bootgraft_agent.volumes import Changed, Outcome, Progress, Volumes
 
@@ -342,7 +342,7 @@ def remove_orphans(backups: str, boot: WritableTree) -> None:
             continue
         boot.remove_temporaries(directory)
         for backup in boot.names(directory):
-            if _BACKUP.fullmatch(backup):
+            if _BACKUP.fullmatch(backup) or backup == RESULT:
                 boot.remove(f"{directory}/{backup}")
         if not boot.names(directory):
             boot.remove_directory(directory)

@@ -5,7 +5,6 @@ client that never reads only makes the agent say so on the screen and try again.
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import queue
@@ -18,12 +17,18 @@ from pathlib import Path
 import serial
 
 from bootgraft_agent import __version__, wire
-from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
+from bootgraft_agent.attendance import MESSAGE, Attendance
+from bootgraft_agent.errors import (
+    BootgraftError,
+    InvalidRequestError,
+    OccupiedError,
+    RefusedError,
+)
 from bootgraft_agent.kernel_log import read_kernel_log
+from bootgraft_agent.power import power_off
 from bootgraft_agent.progress import ProgressEvents
 from bootgraft_agent.requests import Request, describe_error, parse_request, read_number
-from bootgraft_agent.screen import Screen
-from bootgraft_agent.startup import Actions, LaterActions, load_live_actions
+from bootgraft_agent.startup import ControllerActions
 from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
 
@@ -32,9 +37,6 @@ _log = logging.getLogger(__name__)
 IMAGE_ID = Path("/etc/bootgraft-image")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FRESH_UUID = BOOT_ID.with_name("uuid")
-KERNEL_COMMAND_LINE = Path("/proc/cmdline")
-ACTIVATION = "bootgraft.mode="
-
 READ_SIZE = 4096
 WRITE_TIMEOUT = 2.0  # seconds until bytes that nobody takes are given up; they are sent again
 REOPEN_AFTER = 5.0  # seconds
@@ -42,34 +44,25 @@ MAX_BACKLOG = 256  # frames; more progress is not queued for a line that takes n
 # Frames that hold the longest message twice: who lets more lie unread has lost the session.
 MAX_UNREAD = 2 * wire.MAX_MESSAGE // wire.MAX_FRAME
 LAST_WORDS = 5.0  # seconds for the reply to power_off to be acknowledged
-_POWER_OFF = 0x4321FEDC  # Linux, include/uapi/linux/reboot.h
 
 
-def run(device: str, screen: Path | None) -> int:
-    """Serve until the machine is powered off. Raises RefusedError outside the live system."""
-    if ACTIVATION not in KERNEL_COMMAND_LINE.read_text():
-        raise RefusedError(
-            f"the kernel command line has no {ACTIVATION}…, so this is not bootgraft's live system;"
-            " to graft a mounted tree use `bootgraft-agent tree`"
-        )
-    actions = LaterActions(load_live_actions)
-    actions.prepare()
-    with contextlib.closing(Screen(screen or Path("/dev/stderr"))) as shown:
-        shown.take_over_stderr()
-        server = Server(actions, shown.show, read_identity())
-        problem = ""
-        while not server.wants_power_off:
-            try:
-                with serial.Serial(device, 115200, timeout=0, write_timeout=WRITE_TIMEOUT) as port:
-                    server.show(f"waiting for a controller on {device}")
-                    server.serve(port)
-            except (OSError, serial.SerialException) as error:
-                if problem != str(error):  # said once, not every few seconds
-                    problem = str(error)
-                    server.show(f"cannot use {device}: {problem}; trying again")
-                time.sleep(REOPEN_AFTER)
+def run(
+    device: str, actions: ControllerActions, show: Callable[[str], None], turns: Attendance
+) -> None:
+    """Serve until power-off is wanted, and power off."""
+    server = Server(actions, show, read_identity(), turns=turns)
+    problem = ""
+    while not server.wants_power_off:
+        try:
+            with serial.Serial(device, 115200, timeout=0, write_timeout=WRITE_TIMEOUT) as port:
+                show(f"waiting for a controller on {device}")
+                server.serve(port)
+        except (OSError, serial.SerialException) as error:
+            if problem != str(error):  # said once, not every few seconds
+                problem = str(error)
+                show(f"cannot use {device}: {problem}; trying again")
+            time.sleep(REOPEN_AFTER)
     power_off()
-    return 0
 
 
 def read_identity() -> dict[str, JSON]:
@@ -78,20 +71,14 @@ def read_identity() -> dict[str, JSON]:
         "agent_version": __version__,
         "image": IMAGE_ID.read_text().strip() if IMAGE_ID.exists() else "",
         "boot": BOOT_ID.read_text().strip(),
-        "instance": _new_id(),
+        "instance": new_id(),
         "busy": None,
     }
 
 
-def _new_id() -> str:
+def new_id() -> str:
     """Give 16 hexadecimal digits, each time others; the kernel has them at once, however young."""
     return FRESH_UUID.read_text().replace("-", "")[:16]
-
-
-def power_off() -> None:
-    """Write everything out and switch the machine off; the RTC is not written."""
-    os.sync()
-    ctypes.CDLL(None).reboot(_POWER_OFF)
 
 
 class Server:
@@ -103,12 +90,14 @@ class Server:
 
     def __init__(
         self,
-        actions: Actions,
+        actions: ControllerActions,
         show: Callable[[str], None],
         identity: Mapping[str, JSON],
         read_log: Callable[[], Sequence[str]] = read_kernel_log,
+        turns: Attendance | None = None,
     ) -> None:
         self.wants_power_off = False
+        self._turns = turns or Attendance()
         self.show = show
         self._read_log = read_log
         self._actions = actions
@@ -142,6 +131,8 @@ class Server:
             self._receive(port.read(READ_SIZE))
         while not self._outbox.empty():
             self._pass_on(self._outbox.get())
+        if self._work is None:
+            self._connection.set_busy("a person at the console" if self._turns.has_person else None)
         outgoing = self._connection.outgoing(time.monotonic())
         if outgoing:
             self._write(port, outgoing)
@@ -160,6 +151,7 @@ class Server:
             self._drop_session(f"the controller broke the protocol: {error}")
             return
         for event in events:
+            self._turns.note_controller()
             if isinstance(event, wire.Welcomed):
                 self.show("a controller is there")
             elif isinstance(event, wire.Message) and connection is self._connection:
@@ -168,7 +160,7 @@ class Server:
     def _drop_session(self, reason: str) -> None:
         """Begin anew as another instance, which tells the controller that its session is gone."""
         self.show(reason)
-        self._connection = wire.Connection("agent", self._identity | {"instance": _new_id()})
+        self._connection = wire.Connection("agent", self._identity | {"instance": new_id()})
         self._connection.set_busy(self._work.name if self._work else None)
 
     def _send(self, body: Mapping[str, JSON]) -> None:
@@ -196,6 +188,8 @@ class Server:
         if request.name == "abort":
             self._abort.set()
             self._send({"id": request.number, "result": {"log": list(self._read_log())}})
+        elif self._turns.has_person:
+            raise OccupiedError(MESSAGE)
         elif self._work is not None and request.asks_the_same(self._work):
             self._work = request  # its reply goes to who asked last
         elif self._work is not None:
@@ -210,7 +204,8 @@ class Server:
             self._start(request)
 
     def _start(self, request: Request) -> None:
-        """Work on a request in a thread of its own."""
+        """Work on a request in a thread of its own. Raises OccupiedError."""
+        self._turns.begin_work()
         if request.is_change:
             self._last_change = None
         self._work = request
@@ -286,5 +281,6 @@ class Server:
         """
         self._work = None
         self._connection.set_busy(None)
+        self._turns.end_work()
         if work.is_change and work.run_id is not None and "result" in reply:
             self._last_change = work, reply

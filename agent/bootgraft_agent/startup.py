@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Protocol
 
 from bootgraft_agent.errors import RefusedError
+from bootgraft_agent.parameters import is_activated
 from bootgraft_agent.plan import Options
 from bootgraft_agent.volumes import Progress
 from bootgraft_agent.wire import JSON
 
+KERNEL_COMMAND_LINE = Path("/proc/cmdline")
 READY = Path("/run/bootgraft/ready")  # init makes it; its content is what went wrong
 READY_TIMEOUT = 120.0  # seconds; init itself waits for devices for 30
 _POLL = 0.1  # seconds
 
 
-class Actions(Protocol):
+class ControllerActions(Protocol):
     """What a controller can ask for; each gives the whole record of its result."""
 
     def inspect(self, options: Options) -> Mapping[str, JSON]:
@@ -40,6 +42,19 @@ class Actions(Protocol):
         self, options: Options, run_id: str | None, progress: Progress
     ) -> Mapping[str, JSON]:
         """Take a graft back."""
+
+
+class Actions(ControllerActions, Protocol):
+    """What can be done in the live system, be it without a controller."""
+
+    def look_for_payload(self) -> str | None:
+        """Look whether a payload is there now; give why there is none."""
+
+    def list_runs(self, options: Options) -> Mapping[str, JSON]:
+        """List the grafts that can be taken back."""
+
+    def keep_result(self, options: Options, run_id: str, content: bytes) -> bool:
+        """Keep a run's result beside its backups, if it has left any."""
 
 
 class LaterActions:
@@ -90,6 +105,30 @@ class LaterActions:
     ) -> Mapping[str, JSON]:
         """Take a graft back."""
         return self._get()[0].rollback(options, run_id, progress)
+
+    def look_for_payload(self) -> str | None:
+        """Look whether a payload is there now; give why there is none."""
+        return self._get()[0].look_for_payload()
+
+    def list_runs(self, options: Options) -> Mapping[str, JSON]:
+        """List the grafts that can be taken back."""
+        return self._get()[0].list_runs(options)
+
+    def keep_result(self, options: Options, run_id: str, content: bytes) -> bool:
+        """Keep a run's result beside its backups, if it has left any."""
+        return self._get()[0].keep_result(options, run_id, content)
+
+
+def require_live_system() -> None:
+    """Refuse to go on where nothing on the kernel's command line lets the agent act.
+
+    Raises RefusedError.
+    """
+    if not is_activated(KERNEL_COMMAND_LINE.read_text(errors="backslashreplace")):
+        raise RefusedError(
+            "the kernel command line has no bootgraft.mode=…, so this is not bootgraft's live"
+            " system; to graft a mounted tree use `bootgraft-agent tree`"
+        )
 
 
 def load_live_actions() -> tuple[Actions, str]:

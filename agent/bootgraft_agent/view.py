@@ -10,7 +10,7 @@ from bootgraft_agent.grub import parse_menu
 from bootgraft_agent.guest import Guest
 from bootgraft_agent.payload import Payload
 from bootgraft_agent.plan import Plan, WriteFile, readable
-from bootgraft_agent.recipes.hyperv_shim import device_text
+from bootgraft_agent.recipes.hyperv_shim import device_text, grafted_entry
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.volumes import Outcome
 from bootgraft_agent.wire import JSON
@@ -90,12 +90,17 @@ def guest_json(guest: Guest) -> dict[str, JSON]:
             }
             for kernel in guest.kernels
         ],
+        "grafted_entry": _masked(grafted_entry(guest)),
         "root": guest.root.volume if guest.root else None,
         "root_problem": guest.root_problem and mask_text(guest.root_problem),
         "payload": _payload_json(guest.payload) if guest.payload else None,
         "payload_problem": guest.payload_problem and mask_text(guest.payload_problem),
         "dirty_journals": list(guest.dirty_journals),
     }
+
+
+def _masked(text: str | None) -> str | None:
+    return text and mask_text(text)
 
 
 def _payload_json(payload: Payload) -> dict[str, JSON]:

@@ -70,7 +70,7 @@ def ide_run(probe_iso: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_the_agent_gets_the_serial_port_and_the_screen(ide_run: Run) -> None:
-    expected = ["serve", "--serial", "/dev/ttyS0", "--screen", "/dev/tty1"]
+    expected = ["live", "--serial", "/dev/ttyS0", "--screen", "/dev/tty1"]
     assert ide_run.report.system["arguments"] == expected
 
 

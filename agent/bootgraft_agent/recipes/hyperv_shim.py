@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator
 from bootgraft_agent import device_map, grub
 from bootgraft_agent.errors import RefusedError
 from bootgraft_agent.files import TEMPORARY
-from bootgraft_agent.guest import FILE_COMMANDS, MAX_TEXT, Guest, TextFile, file_argument
+from bootgraft_agent.guest import (
+    FILE_COMMANDS,
+    MAX_TEXT,
+    Guest,
+    TextFile,
+    file_argument,
+    grub_path,
+)
 from bootgraft_agent.payload import PayloadFile
 from bootgraft_agent.plan import (
     BACKUPS,
@@ -75,6 +82,25 @@ def plan(guest: Guest, options: Options) -> Plan:
         backups=f"{guest.boot.prefix}{BACKUPS}",
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def grafted_entry(guest: Guest) -> str | None:
+    """Give the title of our entry, if it is the default and all that it names is there.
+
+    Without a payload that is all that can be said of an earlier graft.
+    """
+    menu = grub.parse_menu(guest.boot.menu.content)
+    ours = grub.find_marked_entry(menu.data, MARKER)
+    if ours is None or menu.default != ours.index:
+        return None
+    named = [grub_path(file_argument(each.argument)) for each in ours.commands if _is_file(each)]
+    if any(guest.boot.files.get(path) is None for path in named):
+        return None
+    return ours.title.decode("utf-8", "backslashreplace")
+
+
+def _is_file(command: grub.Command) -> bool:
+    return command.name in FILE_COMMANDS
 
 
 # The disks' names
