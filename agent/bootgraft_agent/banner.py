@@ -40,7 +40,7 @@ def result_screen(result: Result, last_line: str) -> str:
     colour = _GREEN if result.is_good else _RED
     letters = [MARGIN + row for row in big(result.headline)]
     lines = [colour, *letters, _PLAIN, f"{_BOLD}{MARGIN}bootgraft: {result.headline}{_PLAIN}", ""]
-    room = ROWS - len(letters) - 7
+    room = ROWS - len(letters) - 8
     step = wrapped(f"What to do now: {result.next_step}")
     reason = wrapped(mask_text(result.reason))
     if len(reason) + len(step) > room:
@@ -61,4 +61,6 @@ def _wrap(line: str, width: int) -> list[str]:
     indent = line[: len(line) - len(line.lstrip())]
     if len(line) <= width:
         return [line]
-    return textwrap.wrap(line, width, subsequent_indent=indent + "  ", break_on_hyphens=False)
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent and indent + "  ", break_on_hyphens=False
+    )

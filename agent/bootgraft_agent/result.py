@@ -17,6 +17,7 @@ from bootgraft_agent.errors import (
     InvalidRequestError,
 )
 from bootgraft_agent.secrets_mask import mask_text
+from bootgraft_agent.text import printable
 from bootgraft_agent.wire import JSON
 
 FORMAT = 1
@@ -98,7 +99,7 @@ def serial_lines(result: Result) -> bytes:
         f"bootgraft: next: {result.next_step}",
     ]
     # Seven bits, whatever a file of the guest is called.
-    texts = [word.encode("ascii", "backslashreplace") for word in words]
+    texts = [printable(word).encode("ascii", "backslashreplace") for word in words]
     return b"".join(line + b"\r\n" for line in (*texts, f"{SERIAL_MARK}{document}".encode("ascii")))
 
 

@@ -7,6 +7,9 @@ import termios
 import time
 import tty
 
+from bootgraft_agent.secrets_mask import mask_text
+from bootgraft_agent.text import printable
+
 LINE_TIMEOUT = 2.0  # seconds for a line of progress; after one that stuck none is tried any more
 RESULT_TIMEOUT = 10.0
 _CFLAG, _ISPEED, _OSPEED = 2, 4, 5
@@ -29,7 +32,7 @@ class SerialWords:
     def say(self, text: str) -> None:
         """Write a line of progress."""
         if not self._is_stuck:
-            line = text.encode("ascii", "backslashreplace")
+            line = printable(mask_text(text)).encode("ascii", "backslashreplace")
             self._is_stuck = not self._write(b"bootgraft: " + line + b"\r\n", LINE_TIMEOUT)
 
     def write_result(self, data: bytes) -> bool:

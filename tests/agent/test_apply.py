@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bootgraft_agent import grub
-from bootgraft_agent.apply import apply_plan
+from bootgraft_agent.apply import apply_plan, keep_result
 from bootgraft_agent.errors import ChangesLeftError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
 from bootgraft_agent.plan import BootCheck, CopyFile, Plan, Step, Target, Where, WriteFile, sha256
@@ -476,4 +476,24 @@ def test_something_else_named_like_our_backups_is_refused_by_name(base: Path, na
     before = state(base)
     with pytest.raises(RefusedError, match="bootgraft is a"):
         graft(base)
+    assert state(base) == before
+
+
+def test_a_result_lies_beside_the_backups_for_root_alone_and_goes_with_the_rollback(
+    base: Path,
+) -> None:
+    before = guest_files(base)
+    graft(base)
+    assert keep_result(PLAN.backups, Volumes(base), "run-1", b"result") is True
+    kept = base / "boot/bootgraft/run-1/result.json"
+    assert kept.read_bytes() == b"result"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    roll_back("bootgraft", Volumes(base), None, silent)
+    assert guest_files(base) == before
+    assert not (base / "boot/bootgraft").exists()
+
+
+def test_a_run_that_changed_nothing_keeps_no_result(base: Path) -> None:
+    before = state(base)
+    assert keep_result(PLAN.backups, Volumes(base), "run-1", b"result") is False
     assert state(base) == before

@@ -16,6 +16,7 @@ import pytest
 import serial
 
 from bootgraft_agent import serve, wire
+from bootgraft_agent.attendance import Attendance
 from bootgraft_agent.errors import ChangesLeftError, RefusedError
 from bootgraft_agent.plan import Options
 from bootgraft_agent.screen import Screen
@@ -142,11 +143,13 @@ def line(actions: SlowActions, shown: list[str]) -> Iterator[Line]:
 
 
 @contextmanager
-def served(actions: SlowActions, show: Callable[[str], None]) -> Iterator[Line]:
+def served(
+    actions: SlowActions, show: Callable[[str], None], turns: Attendance | None = None
+) -> Iterator[Line]:
     """A running server on a pseudo-terminal, and the controller's end of it."""
     master, slave = os.openpty()
     tty.setraw(slave)
-    server = Server(actions, show, IDENTITY, lambda: KERNEL_LOG)
+    server = Server(actions, show, IDENTITY, lambda: KERNEL_LOG, turns)
 
     def serve() -> None:
         with serial.Serial(os.ttyname(slave), timeout=0, write_timeout=0.2) as port:
@@ -476,3 +479,30 @@ def test_a_client_that_never_reads_does_not_stop_the_work(line: Line, actions: S
     actions.go_on.set()
     time.sleep(0.3)
     assert line.wait("result", 20) == {"id": 1, "result": {"run_id": "run-1"}}
+
+
+def test_while_a_person_is_at_the_console_a_controller_is_told_so(actions: SlowActions) -> None:
+    turns = Attendance(person=True)
+    with served(actions, lambda _: None, turns) as line:
+        assert line.welcome().busy == "a person at the console"
+        for number, request in enumerate(("inspect", "plan", "power_off"), start=1):
+            (error,) = line.answer(number, request).values()
+            assert isinstance(error, Mapping)
+            assert error["kind"] == "occupied"
+            assert "a person works at this machine's own console" in str(error["message"])
+        assert line.answer(4, "apply", **APPLY).keys() == {"error"}
+        assert actions.applied == []
+        turns.leave()
+        assert line.answer(5, "plan") == {"result": {"plan_sha256": "abc"}}
+
+
+def test_a_person_waits_for_the_end_of_what_is_done_for_a_controller(actions: SlowActions) -> None:
+    turns = Attendance()
+    with served(actions, lambda _: None, turns) as line:
+        line.welcome()
+        line.ask(1, "apply", **APPLY)
+        line.wait("event")
+        assert turns.try_begin() is False
+        actions.go_on.set()
+        line.wait("result")
+        assert turns.try_begin() is True
