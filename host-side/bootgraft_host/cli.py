@@ -16,6 +16,7 @@ from bootgraft_agent import __version__
 from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
 from bootgraft_agent.wire import JSON
 from bootgraft_host.customise import iso as iso_commands
+from bootgraft_host.detach_cli import detach
 from bootgraft_host.doctor_cli import doctor
 from bootgraft_host.job import Deadlines, NotRestoredError, Setup
 from bootgraft_host.machine import Machine
@@ -35,6 +36,7 @@ from bootgraft_host.options import (
     leave_running_option,
     live_options,
     one_drive_option,
+    open_state,
     payload_option,
     vm_argument,
     with_options,
@@ -52,7 +54,6 @@ from bootgraft_host.runs import (
     Run,
     StateDirectory,
     Unfinished,
-    default_state_directory,
     encode_document,
 )
 from bootgraft_host.signals import interruptible
@@ -278,7 +279,7 @@ def confirm(
 @click.pass_obj
 def recover(settings: Settings, /, vm: str | None, state_dir: Path | None, as_json: bool) -> int:
     """Restore VM, or every machine, after a run that was cut off: off, no media, as captured."""
-    state = _state(state_dir)
+    state = open_state(state_dir)
     records = state.list_unfinished()
     outcomes: list[RunResult | BootgraftError] = []
     if vm is not None:
@@ -305,7 +306,7 @@ def status(settings: Settings, /, state_dir: Path | None, as_json: bool) -> int:
 
     Exit status 3 tells of a record that is damaged, 0 of none.
     """
-    state = _state(state_dir)
+    state = open_state(state_dir)
     damaged = state.list_damaged()
     unfinished = [(each, state.is_locked(each.machine_id)) for each in state.list_unfinished()]
     runs = [_summary(each) for each in state.list_runs()]
@@ -341,6 +342,7 @@ def demo(iso: Path | None, directory: Path | None) -> int:
     ).returncode
 
 
+bootgraft.add_command(detach)
 bootgraft.add_command(doctor)
 bootgraft.add_command(iso_commands)
 
@@ -358,7 +360,7 @@ def _conduct(
     as_json: bool,
 ) -> int:
     """Do a run, print what it came to, give its exit status."""
-    outcome = _attempt(settings, vm, _state(state_dir), deadlines, work)
+    outcome = _attempt(settings, vm, open_state(state_dir), deadlines, work)
     if as_json:
         _print_json(_to_document(outcome), settings.out)
     _print_outcome(settings, outcome, as_json=as_json)
@@ -424,8 +426,3 @@ def _summary(each: Run) -> Mapping[str, JSON]:
     document = each.read_result() or {"outcome": "cut off"}
     keys = ("command", "outcome", "exit_status", "message")
     return {"run_id": each.run_id} | {key: document[key] for key in keys if key in document}
-
-
-def _state(directory: Path | None) -> StateDirectory:
-    root = directory or default_state_directory(os.environ)
-    return StateDirectory(root.absolute(), named=directory is not None)

@@ -24,6 +24,7 @@ from bootgraft_agent.errors import (
     BootgraftError,
     ChangesLeftError,
     InvalidRequestError,
+    OccupiedError,
     RefusedError,
 )
 from bootgraft_agent.wire import JSON
@@ -59,6 +60,7 @@ _ERRORS: Mapping[ErrorKind, type[BootgraftError]] = {
     "refused": RefusedError,
     "invalid": InvalidRequestError,
     "changes-left": ChangesLeftError,
+    "occupied": OccupiedError,
     "internal": AgentError,
 }
 

@@ -1,28 +1,45 @@
 """`bootgraft iso customise`: a copy of the live ISO that boots another way, without a new build.
 
-The boot loaders' configurations are edited, and nothing else: kernel, initramfs, Secure Boot's
-chain and the ways to boot stay.
+The boot loaders' configurations are edited, and a payload added; nothing else: kernel, initramfs,
+Secure Boot's chain and the ways to boot stay.
 
-Sources: syslinux's doc/syslinux.txt (PROMPT, TIMEOUT, SAY); GRUB's manual (timeout, linux).
+Sources: syslinux's doc/menu.txt and doc/syslinux.txt (UI, DEFAULT, TIMEOUT); GRUB's manual
+(timeout, default, linux).
 """
 
 import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
+from bootgraft_agent.parameters import MODES, PREFIX, Mode, parse_parameters
 
 ISOLINUX = "/isolinux/isolinux.cfg"
 GRUB = "/boot/grub/grub.cfg"
-# Shown above isolinux's own prompt.
-PROMPT = "bootgraft: Enter starts the live system; rescue, then Enter, a shell instead"
+PAYLOAD = "/shim"
 LONGEST_MENU = 300  # seconds
+_MENU = "ui menu.c32"
 # Words of the kernel's command line that mean nothing to either boot loader.
 _WORD = re.compile(r"[A-Za-z0-9_.,:=/@%+-]+")
+# A line that starts the agent, in either configuration; a shell gets no parameters.
+_STARTS_AGENT = r"^\s+(?:append|linux) [^\n]*\bbootgraft\.mode=(?!rescue)[^\n]*$"
+
+
+@dataclass(frozen=True, slots=True)
+class BootChanges:
+    """How a copy is to boot; what is None stays as it is."""
+
+    menu_time: int | None = None  # seconds; 0: no menu
+    mode: Mode | None = None  # what starts by itself
+    parameters: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return self != BootChanges()
 
 
 @click.group()
@@ -34,9 +51,31 @@ def iso() -> None:
 @click.argument("source", metavar="IN", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    help="What starts by itself: host waits for `bootgraft run`; unattended grafts and switches the"
+    " machine off.",
+)
+@click.option(
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set an option of the live system, as in boot-partition=hda1, kernel=NAME, shim=NAME,"
+    " payload-wait=300, power-off-after=never. May be given again.",
+)
+@click.option(
+    "--add-payload",
+    "payload",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Put the payload on the live ISO itself: DIR holds the directory shim, as the payload ISO"
+    " does. One ISO is then all that a machine needs.",
+)
+@click.option(
     "--menu-time",
     type=click.IntRange(0, LONGEST_MENU),
-    help="Seconds that the boot menu waits for a key; 0, as the ISO is built: there is none.",
+    help="Seconds that the boot menu waits for a key, 2 as the ISO is built; 0: there is none.",
 )
 @click.option(
     "--kernel-parameter",
@@ -46,33 +85,38 @@ def iso() -> None:
     help="Add to the command line of the live system's kernel, as in bootgraft.shell. May be given"
     " again.",
 )
-def customise(source: Path, target: Path, menu_time: int | None, parameters: Sequence[str]) -> int:
-    """Write OUT, a copy of the live ISO IN that boots as the options say.
-
-    With a menu, a byte that comes in on COM1 may hold up a machine whose UEFI takes the serial port
-    for a keyboard: without one, as the ISO is built, no boot loader looks.
-    """
-    if menu_time is None and not parameters:
-        raise click.UsageError("nothing to change: give --menu-time or --kernel-parameter")
-    customise_iso(source, target, menu_time, parameters)
-    click.echo(f"{target}: written; give it to `bootgraft run` with --iso")
+def customise(
+    source: Path,
+    target: Path,
+    mode: Mode | None,
+    options: Sequence[str],
+    payload: Path | None,
+    menu_time: int | None,
+    parameters: Sequence[str],
+) -> int:
+    """Write OUT, a copy of the live ISO IN that boots as the options say."""
+    words = [*(f"{PREFIX}{option}" for option in options), *parameters]
+    changes = BootChanges(menu_time, mode, tuple(words))
+    if not changes and payload is None:
+        raise click.UsageError(
+            "nothing to change: give --mode, --option, --add-payload, --menu-time or"
+            " --kernel-parameter"
+        )
+    customise_iso(source, target, changes, payload)
+    click.echo(f"{target}: written; attach it to a machine, or give it to `bootgraft run --iso`")
     return 0
 
 
 def customise_iso(
-    source: Path, target: Path, menu_time: int | None, parameters: Sequence[str]
+    source: Path, target: Path, changes: BootChanges, payload: Path | None = None
 ) -> None:
     """Write a changed copy of the live ISO, whole or not at all.
 
-    Raises InvalidRequestError for a wrong word or name, RefusedError where `source` is no live ISO,
-    BootgraftError where the copy cannot be made.
+    `payload` holds the directory shim. Raises InvalidRequestError for a wrong word or name,
+    RefusedError where `source` is no live ISO, BootgraftError where the copy cannot be made.
     """
-    for word in parameters:
-        if not _WORD.fullmatch(word):
-            raise InvalidRequestError(
-                f"{word!r} is not one plain word of a kernel's command line: letters, digits and"
-                " _ . , : = / @ % + - may be in it"
-            )
+    _check_parameters(changes.parameters)
+    shim = None if payload is None else find_shim_folder(payload)
     if not source.is_file():
         raise InvalidRequestError(f"{source} is not there, or is no file")
     if not target.parent.is_dir():
@@ -80,58 +124,102 @@ def customise_iso(
     if target.exists():
         raise InvalidRequestError(f"{target} is there already: name another file, or remove it")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bootgraft-") as folder:
-        changes = []
+        mapped = []
         edits = {ISOLINUX: edit_isolinux, GRUB: edit_grub}
         for number, (path, edit) in enumerate(edits.items()):
             file = Path(folder, f"config-{number}")
             _extract(source, path, file)
-            file.write_text(_edited(edit, source, path, file, menu_time, parameters), "utf-8")
-            changes += ["-map", str(file), path]
+            file.write_text(_edited(edit, source, path, file, changes), "utf-8")
+            mapped += ["-map", str(file), path]
+        if shim is not None:
+            _refuse_second_payload(source, Path(folder, "payload"))
+            mapped += ["-map", str(shim), PAYLOAD]
         copy = Path(folder, "copy.iso")
-        _xorriso("-indev", source, "-outdev", copy, "-boot_image", "any", "replay", *changes)
+        _xorriso("-indev", source, "-outdev", copy, "-boot_image", "any", "replay", *mapped)
         copy.rename(target)
 
 
-def edit_isolinux(text: str, menu_time: int | None, parameters: Sequence[str]) -> str:
+def _check_parameters(words: Sequence[str]) -> None:
+    for word in words:
+        if not _WORD.fullmatch(word):
+            raise InvalidRequestError(
+                f"{word!r} is not one plain word of a kernel's command line: letters, digits and"
+                " _ . , : = / @ % + - may be in it"
+            )
+        for problem in parse_parameters(word).problems:
+            raise InvalidRequestError(problem)
+
+
+def find_shim_folder(payload: Path) -> Path:
+    """Find the directory shim, whatever the case of its name. Raises InvalidRequestError."""
+    found = [each for each in payload.iterdir() if each.name.lower() == "shim" and each.is_dir()]
+    if len(found) != 1:
+        raise InvalidRequestError(
+            f"{payload} should hold one directory shim, as the payload ISO does; found {len(found)}"
+        )
+    if not any(each.is_file() for each in found[0].iterdir()):
+        raise InvalidRequestError(f"{found[0]} holds no file, so there is no shim to add")
+    return found[0]
+
+
+def _refuse_second_payload(source: Path, scratch: Path) -> None:
+    try:
+        _xorriso("-osirrox", "on", "-indev", source, "-extract", PAYLOAD, scratch)
+    except RefusedError:
+        return
+    raise RefusedError(f"{source} holds a payload already: start from an ISO without one")
+
+
+def edit_isolinux(text: str, changes: BootChanges) -> str:
     """Edit isolinux.cfg. Raises ValueError, as all of these do, for one that is not ours."""
-    if menu_time is not None:
-        text = re.sub(r"^say .*\n", "", text, flags=re.MULTILINE)
-        shown = f"say {PROMPT}\nprompt 1" if menu_time else "prompt 0"
-        text = _replace(text, r"^prompt \d+$", shown)
-        text = _replace(text, r"^timeout \d+$", f"timeout {menu_time * 10}")
-    return _append(text, r"^label live$.*?^\s+append [^\n]*$", parameters)
+    time = changes.menu_time
+    if time is not None:
+        text = _replace(text, rf"^#?{re.escape(_MENU)}$", _MENU if time else f"#{_MENU}")
+        text = _replace(text, r"^timeout \d+$", f"timeout {time * 10}")
+    if changes.mode is not None:
+        text = _replace(text, r"^default \S+$", f"default {_label(changes.mode)}")
+    return _append(text, changes.parameters)
 
 
-def edit_grub(text: str, menu_time: int | None, parameters: Sequence[str]) -> str:
+def edit_grub(text: str, changes: BootChanges) -> str:
     """Edit grub.cfg."""
-    if menu_time is not None:
-        text = _replace(text, r"^set timeout=\d+$", f"set timeout={menu_time}")
-    return _append(text, r"--id live \{$.*?^\s+linux [^\n]*$", parameters)
+    if changes.menu_time is not None:
+        text = _replace(text, r"^set timeout=\d+$", f"set timeout={changes.menu_time}")
+    if changes.mode is not None:
+        text = _replace(text, r"^set default=\S+$", f"set default={_label(changes.mode)}")
+    return _append(text, changes.parameters)
 
 
-def _append(text: str, place: str, parameters: Sequence[str]) -> str:
-    """Add words to the end of what is found."""
-    return _replace(text, place, lambda found: " ".join([found[0], *parameters]))
+def _label(mode: Mode) -> str:
+    return "live" if mode == "host" else mode
 
 
-def _replace(text: str, pattern: str, by: str | Callable[[re.Match[str]], str]) -> str:
+def _append(text: str, parameters: Sequence[str]) -> str:
+    """Add words to the end of each line that starts the agent."""
+    return _replace(
+        text, _STARTS_AGENT, lambda found: " ".join([found[0], *parameters]), times=len(MODES) - 1
+    )
+
+
+def _replace(
+    text: str, pattern: str, by: str | Callable[[re.Match[str]], str], *, times: int = 1
+) -> str:
     replace = by if callable(by) else lambda _: by
-    text, count = re.subn(pattern, replace, text, flags=re.MULTILINE | re.DOTALL)
-    if count != 1:
+    text, count = re.subn(pattern, replace, text, flags=re.MULTILINE)
+    if count != times:
         raise ValueError(f"{count} times {pattern!r}")
     return text
 
 
 def _edited(
-    edit: Callable[[str, int | None, Sequence[str]], str],
+    edit: Callable[[str, BootChanges], str],
     source: Path,
     path: str,
     file: Path,
-    menu_time: int | None,
-    parameters: Sequence[str],
+    changes: BootChanges,
 ) -> str:
     try:
-        return edit(file.read_text("utf-8"), menu_time, parameters)
+        return edit(file.read_text("utf-8"), changes)
     except ValueError as error:
         raise RefusedError(
             f"{source} is no live ISO of this version of bootgraft: its {path} holds {error}"

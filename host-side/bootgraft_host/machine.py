@@ -138,6 +138,12 @@ class Machine(Protocol):
         else has changed meanwhile stays, once nothing of attach's or prepare_confirm's is left.
         """
 
+    def take_media_out(self) -> tuple[str, ...]:
+        """Empty every DVD drive and let the disk boot before it; say in words what was changed.
+
+        That is for a machine whose owner put the ISOs in: `detach` restores what a run changed.
+        """
+
     def prepare_confirm(self, *, com1: bool) -> None:
         """Prepare the machine, its media out, for a boot that is watched; `detach` takes it back.
 

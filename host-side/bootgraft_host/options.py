@@ -12,6 +12,7 @@ import click
 
 from bootgraft_host.job import Deadlines
 from bootgraft_host.machine import Media
+from bootgraft_host.runs import StateDirectory, default_state_directory
 from bootgraft_host.targets import is_on_hyperv
 
 DEFAULTS = Deadlines()
@@ -220,3 +221,9 @@ def choose_deadlines(boot: float, request: float, confirm: float | None) -> Dead
 def given(values: Mapping[str, str | None]) -> dict[str, str]:
     """Leave out what was not given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def open_state(directory: Path | None) -> StateDirectory:
+    """Open the state directory that --state-dir names, or the user's own."""
+    root = directory or default_state_directory(os.environ)
+    return StateDirectory(root.absolute(), named=directory is not None)

@@ -42,6 +42,7 @@ from bootgraft_host.vmconfig import (
     parse_vm_config,
     plan_attached,
     plan_attached_adapter,
+    plan_without_media,
     write_vm_config,
 )
 
@@ -198,6 +199,20 @@ class QemuMachine:
             )
         self._require_off()
         write_vm_config(self._path, wanted)
+
+    def take_media_out(self) -> tuple[str, ...]:
+        """Empty the DVD drives in vm.toml, disk first; every other byte stays."""
+        config, current = self._load(), self._read()
+        wanted = plan_without_media(config)
+        content = edit_vm_config(current, self._path, wanted)
+        if content == current:
+            return ()
+        self._require_off()
+        write_vm_config(self._path, content)
+        said = [f"ejected {dvd.iso} at {dvd.slot}" for dvd in config.dvds if dvd.iso is not None]
+        if wanted.boot_order != config.boot_order:
+            said.append(f"boot order: {', '.join(wanted.boot_order)}")
+        return tuple(said)
 
     def _plan_attached_file(self, media: Media) -> bytes:
         current = self._read()

@@ -15,8 +15,14 @@ from bootgraft_agent.wire import JSON
 MAX_DEPTH = 24  # of nested objects and lists in a reply
 EVENT_TEXT_LIMIT = 1000  # characters of a progress or log line that are kept
 
-ErrorKind = Literal["refused", "invalid", "changes-left", "internal"]
-ERROR_KINDS: tuple[ErrorKind, ...] = ("refused", "invalid", "changes-left", "internal")
+ErrorKind = Literal["refused", "invalid", "changes-left", "occupied", "internal"]
+ERROR_KINDS: tuple[ErrorKind, ...] = (
+    "refused",
+    "invalid",
+    "changes-left",
+    "occupied",
+    "internal",
+)
 
 
 class ReplyError(BootgraftError):

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bootgraft_agent.errors import OccupiedError
 from bootgraft_host.job import Deadlines, Job, NotRestoredError, describe, how_to_go_on
 from bootgraft_host.machine import (
     Configuration,
@@ -58,6 +59,12 @@ def _finish(job: Job, failure: BaseException | None) -> None:
         _settle_checkpoint(job, record)
         job.state.remove_unfinished(record.machine_id)
         return
+    if isinstance(failure, OccupiedError):
+        command = job.state.command("recover", job.target)
+        raise NotRestoredError(
+            f"{failure}; {record.machine_name} is left to them, on and with the media in it: when"
+            f" they are done, {command} turns it off and restores it"
+        ) from failure
     job.step("restore", "leave the machine off and as it was")
     _restore_or_say_what_is_left(job, record, failure)
 

@@ -12,6 +12,7 @@ from bootgraft_agent.errors import (
     BootgraftError,
     ChangesLeftError,
     InvalidRequestError,
+    OccupiedError,
     RefusedError,
 )
 from bootgraft_agent.wire import JSON
@@ -231,6 +232,8 @@ def power_off(job: Job, client: Client) -> None:
     job.step("power_off", "shut the live system down")
     try:
         client.request("power_off", {}, job.deadlines.power_off)
+    except OccupiedError:
+        raise
     except BootgraftError as error:
         log.info("power_off: %s", printable(str(error)))
     if not job.machine.wait_off(job.deadlines.power_off):

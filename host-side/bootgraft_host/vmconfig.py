@@ -319,6 +319,16 @@ def plan_attached(config: VmConfig, media: Media, com1_socket: Path) -> VmConfig
     )
 
 
+def plan_without_media(config: VmConfig) -> VmConfig:
+    """Plan the configuration that boots from the disk, with every DVD drive empty."""
+    first = tuple(name for name in config.boot_order if name != "dvd")
+    return replace(
+        config,
+        boot_order=(*first, *(name for name in config.boot_order if name == "dvd")),
+        dvds=tuple(replace(dvd, iso=None) for dvd in config.dvds),
+    )
+
+
 def plan_attached_adapter(network: NetworkConfig | None) -> NetworkConfig | None:
     """Plan a legacy adapter with the same MAC address where there is one at all."""
     if network is None or network.kind == "none":

@@ -218,6 +218,13 @@ class SimulatedMachine:
         self._change(uploads=[])
         self._mark("detach, done")
 
+    def take_media_out(self) -> tuple[str, ...]:
+        self._mark("take_media_out")
+        if self.configuration["dvds"] == [""]:
+            return ()
+        self._configure(dvds=[""], boot_order=["disk", "dvd"])
+        return ("ejected an ISO",)
+
     def prepare_confirm(self, *, com1: bool) -> None:
         self._mark("prepare_confirm")
         assert not (com1 and self.own_com1)

@@ -1,12 +1,21 @@
 """`bootgraft iso customise`: copies of an ISO that has the live one's boot configurations."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from bootgraft_agent.errors import InvalidRequestError, RefusedError
-from bootgraft_host.customise import GRUB, ISOLINUX, customise_iso, edit_grub, edit_isolinux
+from bootgraft_agent.parameters import MODES, Mode
+from bootgraft_host.customise import (
+    GRUB,
+    ISOLINUX,
+    BootChanges,
+    customise_iso,
+    edit_grub,
+    edit_isolinux,
+)
 from host.shell import Shell
 from vm.commands import run
 
@@ -22,36 +31,73 @@ def changed_lines(before: str, after: str) -> tuple[list[str], list[str]]:
 
 
 def test_without_a_change_every_byte_stays() -> None:
-    assert edit_isolinux(ISOLINUX_CFG, None, []) == ISOLINUX_CFG
-    assert edit_grub(GRUB_CFG, None, []) == GRUB_CFG
-    assert edit_isolinux(ISOLINUX_CFG, 0, []) == ISOLINUX_CFG  # as it is built
-    assert edit_grub(GRUB_CFG, 0, []) == GRUB_CFG
+    assert edit_isolinux(ISOLINUX_CFG, BootChanges()) == ISOLINUX_CFG
+    assert edit_grub(GRUB_CFG, BootChanges()) == GRUB_CFG
+    as_built = BootChanges(2, "host")
+    assert edit_isolinux(ISOLINUX_CFG, as_built) == ISOLINUX_CFG
+    assert edit_grub(GRUB_CFG, as_built) == GRUB_CFG
 
 
-def test_parameters_go_to_the_live_system_s_entry_alone() -> None:
-    words = ["bootgraft.shell", "loglevel=7"]
-    went, came = changed_lines(ISOLINUX_CFG, edit_isolinux(ISOLINUX_CFG, None, words))
-    assert (went, came) == (
-        ["\tappend @APPEND_LIVE@"],
-        ["\tappend @APPEND_LIVE@ bootgraft.shell loglevel=7"],
+def test_parameters_go_to_every_entry_that_starts_the_agent() -> None:
+    changes = BootChanges(parameters=["bootgraft.shell", "loglevel=7"])
+    for before, after in (
+        (ISOLINUX_CFG, edit_isolinux(ISOLINUX_CFG, changes)),
+        (GRUB_CFG, edit_grub(GRUB_CFG, changes)),
+    ):
+        went, came = changed_lines(before, after)
+        assert [line.rpartition("=")[2] for line in went] == [
+            *("host", "unattended", "manual", "manual-serial"),
+        ]
+        assert came == [f"{line} bootgraft.shell loglevel=7" for line in went]
+
+
+def test_a_menu_waits_longer_and_is_taken_away() -> None:
+    edited = edit_isolinux(ISOLINUX_CFG, BootChanges(3))
+    assert changed_lines(ISOLINUX_CFG, edited) == (["timeout 20"], ["timeout 30"])
+    without = edit_isolinux(edited, BootChanges(0))
+    assert changed_lines(edited, without) == (
+        ["ui menu.c32", "timeout 30"],
+        ["#ui menu.c32", "timeout 0"],
     )
-    went, came = changed_lines(GRUB_CFG, edit_grub(GRUB_CFG, None, words))
-    assert (went, came) == (
-        ["\tlinux /boot/vmlinuz @APPEND_LIVE@"],
-        ["\tlinux /boot/vmlinuz @APPEND_LIVE@ bootgraft.shell loglevel=7"],
-    )
-
-
-def test_a_menu_waits_and_is_taken_away_again() -> None:
-    edited = edit_isolinux(ISOLINUX_CFG, 3, [])
-    _, came = changed_lines(ISOLINUX_CFG, edited)
-    assert came[1:] == ["prompt 1", "timeout 30"]  # in tenths of a second
-    assert came[0].startswith("say bootgraft: Enter starts the live system")
-    assert edit_isolinux(edited, 0, []) == ISOLINUX_CFG
-    assert changed_lines(GRUB_CFG, edit_grub(GRUB_CFG, 3, [])) == (
+    assert edit_isolinux(without, BootChanges(2)) == ISOLINUX_CFG
+    assert changed_lines(GRUB_CFG, edit_grub(GRUB_CFG, BootChanges(0))) == (
+        ["set timeout=2"],
         ["set timeout=0"],
-        ["set timeout=3"],
     )
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "host"])
+def test_another_mode_starts_by_itself(mode: Mode) -> None:
+    changes = BootChanges(mode=mode)
+    assert changed_lines(ISOLINUX_CFG, edit_isolinux(ISOLINUX_CFG, changes)) == (
+        ["default live"],
+        [f"default {mode}"],
+    )
+    assert changed_lines(GRUB_CFG, edit_grub(GRUB_CFG, changes)) == (
+        ["set default=live"],
+        [f"set default={mode}"],
+    )
+
+
+def test_both_boot_loaders_have_an_entry_for_every_mode() -> None:
+    for mode in MODES:
+        label = "live" if mode == "host" else mode
+        assert re.search(
+            rf"^label {label}\n(\t.*\n|   .*\n)*?\tappend @APPEND_LIVE@ bootgraft.mode={mode}$",
+            ISOLINUX_CFG,
+            re.MULTILINE,
+        )
+        assert re.search(
+            rf"--id {label} \{{\n\tlinux /boot/vmlinuz @APPEND_LIVE@ bootgraft.mode={mode}$",
+            GRUB_CFG,
+            re.MULTILINE,
+        )
+
+
+def test_no_boot_loader_listens_on_the_serial_port() -> None:
+    commands = [line.split() for line in (ISOLINUX_CFG + GRUB_CFG).splitlines()]
+    words = {line[0].lower() for line in commands if line and not line[0].startswith("#")}
+    assert not words & {"serial", "terminal_input", "terminal_output", "terminal"}
 
 
 @pytest.fixture
@@ -67,13 +113,21 @@ def source(tmp_path: Path) -> Path:
 
 def test_the_command_writes_a_changed_copy(source: Path, shell: Shell, tmp_path: Path) -> None:
     target = tmp_path / "copy.iso"
-    argv = ("iso", "customise", str(source), str(target), "--menu-time", "2")
-    output = shell(*argv, "--kernel-parameter", "bootgraft.shell", state=False)
+    (tmp_path / "payload/Shim").mkdir(parents=True)
+    (tmp_path / "payload/Shim/xen-64.gz").write_bytes(b"the shim")
+    output = shell(
+        *("iso", "customise", str(source), str(target), "--menu-time", "5"),
+        *("--mode", "unattended", "--option", "power-off-after=never"),
+        *("--add-payload", str(tmp_path / "payload"), "--kernel-parameter", "bootgraft.shell"),
+        state=False,
+    )
     assert (output.status, output.err) == (0, "")
     tree = tmp_path / "copied"
     run(["xorriso", "-osirrox", "on", "-indev", target, "-extract", "/", tree])
-    assert (tree / ISOLINUX[1:]).read_text() == edit_isolinux(ISOLINUX_CFG, 2, ["bootgraft.shell"])
-    assert (tree / GRUB[1:]).read_text() == edit_grub(GRUB_CFG, 2, ["bootgraft.shell"])
+    changes = BootChanges(5, "unattended", ["bootgraft.power-off-after=never", "bootgraft.shell"])
+    assert (tree / ISOLINUX[1:]).read_text() == edit_isolinux(ISOLINUX_CFG, changes)
+    assert (tree / GRUB[1:]).read_text() == edit_grub(GRUB_CFG, changes)
+    assert (tree / "shim/xen-64.gz").read_bytes() == b"the shim"
     assert (tree / "other").read_text() == "stays"
     run(["chmod", "-R", "u+w", tree])
 
@@ -81,15 +135,31 @@ def test_the_command_writes_a_changed_copy(source: Path, shell: Shell, tmp_path:
 def test_wrong_requests_are_refused_and_leave_nothing(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy.iso"
     with pytest.raises(InvalidRequestError, match="not one plain word"):
-        customise_iso(source, target, None, ["two words"])
+        customise_iso(source, target, BootChanges(parameters=["two words"]))
+    with pytest.raises(InvalidRequestError, match=r"bootgraft\.kernl is unknown; known: "):
+        customise_iso(source, target, BootChanges(parameters=["bootgraft.kernl=x"]))
+    with pytest.raises(InvalidRequestError, match="should hold one directory shim"):
+        customise_iso(source, target, BootChanges(), tmp_path)
+    (tmp_path / "tree/SHIM").mkdir()
+    with pytest.raises(InvalidRequestError, match="holds no file"):
+        customise_iso(source, target, BootChanges(), tmp_path / "tree")
     with pytest.raises(InvalidRequestError, match="is not there"):
-        customise_iso(tmp_path / "none.iso", target, 2, [])
+        customise_iso(tmp_path / "none.iso", target, BootChanges(2))
     with pytest.raises(InvalidRequestError, match="no folder"):
-        customise_iso(source, tmp_path / "nowhere/copy.iso", 2, [])
+        customise_iso(source, tmp_path / "nowhere/copy.iso", BootChanges(2))
     with pytest.raises(InvalidRequestError, match="is there already"):
-        customise_iso(source, source, 2, [])
+        customise_iso(source, source, BootChanges(2))
     assert not target.exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source.iso", "tree"]
+
+
+def test_an_iso_with_a_payload_gets_no_second_one(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "tree/shim").mkdir()
+    (tmp_path / "tree/shim/xen.gz").touch()
+    first = tmp_path / "first.iso"
+    customise_iso(source, first, BootChanges(), tmp_path / "tree")
+    with pytest.raises(RefusedError, match=r"first\.iso holds a payload already"):
+        customise_iso(first, tmp_path / "second.iso", BootChanges(), tmp_path / "tree")
 
 
 def test_another_iso_is_refused_by_name(source: Path, tmp_path: Path) -> None:
@@ -97,17 +167,17 @@ def test_another_iso_is_refused_by_name(source: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.iso"
     run(["xorriso", "-as", "mkisofs", "-quiet", "-o", other, tmp_path / "tree"])
     with pytest.raises(RefusedError, match=r"other\.iso is no live ISO: it has no /isolinux/"):
-        customise_iso(other, tmp_path / "copy.iso", 2, [])
+        customise_iso(other, tmp_path / "copy.iso", BootChanges(2))
 
 
 def test_a_configuration_of_another_version_is_refused() -> None:
     with pytest.raises(ValueError, match="0 times"):
-        edit_isolinux("default live\n", 2, [])
+        edit_isolinux("default live\n", BootChanges(2))
     with pytest.raises(ValueError, match="0 times"):
-        edit_grub("set default=live\n", None, ["quiet"])
+        edit_grub("set default=live\n", BootChanges(parameters=["quiet"]))
 
 
 def test_without_anything_to_change_the_options_are_named(shell: Shell, tmp_path: Path) -> None:
     output = shell("iso", "customise", "a.iso", str(tmp_path / "b.iso"), state=False)
     assert output.status == 2
-    assert "--menu-time or --kernel-parameter" in output.err
+    assert "give --mode, --option, --add-payload, --menu-time or" in output.err

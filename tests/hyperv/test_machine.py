@@ -391,3 +391,29 @@ def test_an_upload_that_somebody_changed_is_not_booted(
 
 def test_without_upload_media_stay_as_they_are(vm: Vm) -> None:
     assert machine_of(vm).prepare_media(MEDIA, lambda _: None) is MEDIA
+
+
+# Media that somebody has put in by hand.
+
+
+def test_media_put_in_by_hand_are_taken_out_and_the_disk_boots_first(
+    host: SimulatedHost, vm: Vm
+) -> None:
+    machine = machine_of(vm)
+    machine.capture()
+    machine.attach(MEDIA)
+    vm.notes = ""  # as if no run had been here
+    said = machine_of(vm).take_media_out()
+    assert drives(vm) == {(1, 0): None, (1, 1): None}
+    assert order(vm) == ["IDE", "LegacyNetworkAdapter", "Floppy", "CD"]
+    assert len(said) == 3
+    assert machine_of(vm).take_media_out() == ()
+
+
+def test_media_of_a_run_are_left_to_it(host: SimulatedHost, vm: Vm) -> None:
+    machine = machine_of(vm)
+    machine.capture()
+    machine.attach(MEDIA)
+    with pytest.raises(MachineError, match="a run by"):
+        machine_of(vm).take_media_out()
+    assert drives(vm) == {(1, 0): LIVE, (1, 1): PAYLOAD}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bootgraft_agent.errors import RefusedError
-from bootgraft_host.customise import customise_iso
+from bootgraft_host.customise import BootChanges, customise_iso
 from image.live_boot import (
     LIVE_ISO,
     MEMORY,
@@ -179,9 +179,9 @@ def test_a_failed_request_brings_the_kernel_s_log(
 
 def test_a_customised_iso_boots_from_a_disk_after_its_menu(com1: Path, tmp_path: Path) -> None:
     iso = tmp_path / "customised.iso"
-    customise_iso(LIVE_ISO, iso, 2, ["bootgraft.shell"])
+    customise_iso(LIVE_ISO, iso, BootChanges(2, None, ["bootgraft.shell"]))
     with Boot(from_disk(iso, tmp_path), MEMORY, com1=com1) as boot:
-        boot.wait_for_screen("^bootgraft: Enter starts the live system; rescue, ", BOOT_TIMEOUT)
+        boot.wait_for_screen("Host-driven: wait for a controller", BOOT_TIMEOUT)
         boot.wait_for_console("^@bg1 ", BOOT_TIMEOUT)
 
 

@@ -285,6 +285,17 @@ def _find_added(captured: VmDescription) -> frozenset[Slot]:
 # What is left to do.
 
 
+def wanted_without_media(description: VmDescription) -> Hardware:
+    """Decide what boots from the disk, with every DVD drive on IDE empty."""
+    found = hardware_of(description)
+    rest = tuple(device for device in found.startup_order if device != _CD)
+    return replace(
+        found,
+        dvd_drives=dict.fromkeys(found.dvd_drives, ""),
+        startup_order=(*rest, _CD) if _CD in found.startup_order else rest,
+    )
+
+
 def plan_changes(current: VmDescription, wanted: Hardware) -> Changes:
     """Find the changes that lead to what is wanted, or one step nearer; none when it is there."""
     found = hardware_of(current)

@@ -31,6 +31,7 @@ from bootgraft_host.hyperv.changes import (
     wanted_after,
     wanted_for_live,
     wanted_for_watch,
+    wanted_without_media,
 )
 from bootgraft_host.hyperv.claim import claim_name
 from bootgraft_host.hyperv.description import VmDescription
@@ -286,6 +287,21 @@ class HyperVMachine:
         used |= {drive.path for drive in now.dvd_drives}
         persist(lambda: remove_uploads(self._runner, self._upload_base, self._vm.id, keep=used))
         self._uploaded = ()
+
+    def take_media_out(self) -> tuple[str, ...]:
+        """Empty the DVD drives, CD last. Raises HeldError where a run holds the machine."""
+        said: dict[str, None] = {}
+
+        def plan(now: VmDescription) -> Changes:
+            mark = find_foreign_mark(now.notes, token=None)
+            if mark is not None:
+                raise HeldError(explain_mark(now, mark))
+            changes = plan_changes(now, wanted_without_media(now))
+            said.update(dict.fromkeys(changes.describe()))
+            return changes
+
+        make_changes(self._vm, plan)
+        return tuple(said)
 
     def _find_ours(self, before: Captured, now: VmDescription) -> Ours | None:
         mark = find_own_mark(now.notes, before.mark.token) or self._mark
