@@ -17,6 +17,8 @@ from qemu.qmp import QMPClient
 TEXT_MEMORY = 0xB8000
 TEXT_MEMORY_SIZE = 0x8000  # Linux scrolls by moving the screen's start through all of it
 COLUMNS, ROWS = 80, 25
+_CRTC = 0x3D4  # VGA: the port that takes a register's number; the next one has its content
+_START_HIGH, _START_LOW = 0x0C, 0x0D  # first character shown
 POLL = 0.2  # seconds between two looks
 
 DiskFormat = Literal["raw", "vpc", "qcow2"]
@@ -30,15 +32,23 @@ class Boot:
     """A running QEMU of our own, with what the arguments add; leaving the context ends it.
 
     `com1` is where COM1 is served as a socket, for who wants to talk; by default nobody is there.
+    Without `has_com1` the machine has no serial port at all.
     """
 
     def __init__(
-        self, arguments: Sequence[str], memory_mib: int, *, com1: Path | None = None
+        self,
+        arguments: Sequence[str],
+        memory_mib: int,
+        *,
+        com1: Path | None = None,
+        has_com1: bool = True,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="bootgraft-boot-")
         self._runner = asyncio.Runner()
         self._qmp = QMPClient("boot")
-        argv = [*_machine_argv(memory_mib, Path(self._folder.name), com1), *arguments]
+        folder = Path(self._folder.name)
+        ports = _com1_argv(folder, com1) if has_com1 else []
+        argv = [*_machine_argv(memory_mib, folder), *ports, *arguments]
         self._errors = Path(self._folder.name, "qemu.err")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=errors)
@@ -69,11 +79,27 @@ class Boot:
 
     def console_text(self) -> str:
         """Return all that the guest has sent over COM1 so far."""
-        return Path(self._folder.name, "com1").read_bytes().decode("ascii", "backslashreplace")
+        log = Path(self._folder.name, "com1")
+        return log.read_bytes().decode("ascii", "backslashreplace") if log.exists() else ""
 
     def screen_text(self) -> str:
         """Return the text screen at the start of the VGA memory: 25 rows of 80 characters."""
         return "\n".join(self._text_rows()[:ROWS])
+
+    def shown_text(self) -> str:
+        """Return the 25 rows that are on the screen now, wherever they lie in the VGA memory."""
+        high, low = (self._read_crtc(number) for number in (_START_HIGH, _START_LOW))
+        first = (high << 8 | low) // COLUMNS
+        return "\n".join(self._text_rows()[first : first + ROWS])
+
+    def _read_crtc(self, number: int) -> int:
+        """Read a register of the VGA's; the guest sets the register's number anew each time."""
+        self._monitor(f"o /b {_CRTC:#x} {number:#x}")
+        answer = self._monitor(f"i /b {_CRTC + 1:#x}")
+        return int(answer.rpartition("=")[2].strip().removeprefix("0x"), 16)
+
+    def _monitor(self, line: str) -> str:
+        return str(self._execute("human-monitor-command", **{"command-line": line}))
 
     def wait_for_console(self, pattern: str, timeout: float) -> re.Match[str]:
         """Wait until COM1 has shown a pattern; `timeout` in seconds. Raises BootTimeoutError."""
@@ -169,13 +195,19 @@ def boot_disk(disk: Path, *, disk_format: DiskFormat = "raw", memory_mib: int = 
     return Boot(["-drive", drive], memory_mib)
 
 
-def _machine_argv(memory_mib: int, folder: Path, com1: Path | None) -> list[str]:
-    log = folder / "com1"
-    served = f"socket,id=com1,path={com1},server=on,wait=off,logfile={log}"
+def _machine_argv(memory_mib: int, folder: Path) -> list[str]:
     return [
         *("setpriv", "--pdeathsig", "KILL", "--"),  # no orphan when the tests are killed
         *("qemu-system-x86_64", "-M", "pc", "-accel", "tcg,thread=multi", "-m", str(memory_mib)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "std", "-S"),
-        *("-chardev", served if com1 else f"file,id=com1,path={log}", "-serial", "chardev:com1"),
         *("-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"),
+    ]
+
+
+def _com1_argv(folder: Path, com1: Path | None) -> list[str]:
+    log = folder / "com1"
+    served = f"socket,id=com1,path={com1},server=on,wait=off,logfile={log}"
+    return [
+        *("-chardev", served if com1 else f"file,id=com1,path={log}"),
+        *("-serial", "chardev:com1"),
     ]
