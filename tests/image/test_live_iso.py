@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bootgraft_host.customise import BootChanges, customise_iso
 from image.live_boot import (
     LIVE_ISO,
     PROBE,
@@ -25,6 +26,7 @@ from vm.commands import run
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 BOOT_TIMEOUT = 180.0  # seconds; 20 on an idle machine
+LAST_WORDS = 60  # seconds for which init says why it switches the machine off
 FILE_SYSTEM_MODULES = {"ext4", "xfs", "btrfs", "jfs", "reiserfs", "vfat", "isofs", "udf"}
 
 
@@ -238,18 +240,27 @@ def test_the_screen_shows_why_an_agent_ends(broken_iso: Path) -> None:
         assert boot.console_text() == ""
 
 
+@pytest.mark.matrix
+def test_unattended_an_agent_that_cannot_start_leaves_no_machine_on(
+    broken_iso: Path, tmp_path: Path
+) -> None:
+    iso = tmp_path / "unattended.iso"
+    customise_iso(broken_iso, iso, BootChanges(0, "unattended"))
+    with boot_live(iso, []) as boot:
+        boot.wait_for_screen("^bootgraft: FAILED: the agent has ended 3 times", BOOT_TIMEOUT)
+        boot.wait_off(LAST_WORDS + 60)
+
+
 @pytest.fixture
 def rescue_boot(live_iso: Path) -> Iterator[Boot]:
-    """The live system started without bootgraft.mode, by hand at the boot prompt."""
-    with boot_live(live_iso, ["-boot", "menu=on,splash-time=5000"]) as boot:
-        boot.wait_for_screen("^Press ESC for boot menu", BOOT_TIMEOUT)
-        boot.press("scroll_lock")
-        boot.wait_for_screen("^boot:", BOOT_TIMEOUT)
-        boot.press(*"rescue", "ret")
+    """The rescue shell, chosen in the boot menu."""
+    with boot_live(live_iso, []) as boot:
+        boot.wait_for_screen("Rescue: a root shell on this screen", BOOT_TIMEOUT)
+        boot.press("down", "down", "down", "down", "ret")
         yield boot
 
 
-def test_without_bootgraft_mode_there_is_a_shell_and_no_agent(rescue_boot: Boot) -> None:
+def test_rescue_is_a_shell_and_no_agent(rescue_boot: Boot) -> None:
     rescue_boot.wait_for_screen("^bootgraft: rescue: the agent is not started", BOOT_TIMEOUT)
     rescue_boot.wait_for_screen("^/ #", BOOT_TIMEOUT)
     rescue_boot.press(*"ps", "ret")
