@@ -139,13 +139,21 @@ class Console:
 
         self._forget()
         done = self.interface.work("Grafting", graft)
-        if done.run_id is not None:
-            content = result.file_content(done)
+        self._keep(done)
+        self._show_result(done)
+
+    def _keep(self, done: Result) -> None:
+        """Keep the result beside the backups, where there are any."""
+        if done.run_id is None:
+            return
+        run_id, content = done.run_id, result.file_content(done)
+        try:
             self.interface.work(
                 "Keeping the record beside the backups",
                 lambda _: self.actions.keep_result(self.options, run_id, content),
             )
-        self._show_result(done)
+        except (BootgraftError, OSError) as error:
+            self._say("The record could not be kept beside the backups", str(error))
 
     def _show_result(self, done: Result) -> None:
         while True:

@@ -49,6 +49,7 @@ def run(device: str, screen_path: Path) -> int:
         if parameters.mode == "manual-serial":
             return _run_on_serial(parameters, actions, device, screen, screen_path)
         turns = Attendance(person=parameters.mode == "manual")
+        screen.is_lent = turns.has_person
         person = threading.Thread(
             target=_await_person,
             args=(parameters, actions, turns, screen, screen_path),

@@ -45,7 +45,9 @@ REPORT = (
     " serial port to bootgraft's makers."
 )
 
-GO_BACK = "Go back, correct that, and try again. Nothing was changed."
+# For who can do it at once.
+CORRECT_HERE = "Correct that and try again. Nothing was changed."
+TAKE_BACK_HERE = "Take the graft back before the machine is started from its disk."
 PARAMETER_PREFIX = "bootgraft."
 _NAME = re.compile(r"(hd|sd|sr|vd)[a-z]*\d*\b|\S*[/.=]")
 _OPTION = re.compile(r"--(boot-partition|kernel|shim-args|shim|guest-disk)\b")
@@ -158,13 +160,15 @@ def failed(
     """
     reason = _sentence((words or with_parameter_names)(str(error)))
     if isinstance(error, ChangesLeftError):
-        return Result("left", reason, TAKE_BACK, run_id, record)
+        return Result(
+            "left", reason, TAKE_BACK if words is None else TAKE_BACK_HERE, run_id, record
+        )
     if isinstance(error, InvalidRequestError):
         return Result("invalid", reason, CORRECT_PARAMETER, record=record)
     if isinstance(error, AmbiguousError) and words is None and PARAMETER_PREFIX in reason:
         return Result("refused", reason, CHOOSE, record=record)
     if isinstance(error, BootgraftError | OSError):
-        return Result("refused", reason, CORRECT if words is None else GO_BACK, record=record)
+        return Result("refused", reason, CORRECT if words is None else CORRECT_HERE, record=record)
     said = f"bootgraft itself failed: {type(error).__name__}: {reason}"
     return Result("refused", _sentence(said), REPORT, record=record)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bootgraft_agent.errors import BootgraftError, InvalidRequestError
@@ -51,6 +51,7 @@ class Unattended:
     run_id: str
     tell: Callable[[str], None]
     clock: Clock = SYSTEM_CLOCK
+    may_have_changed: bool = field(default=False, init=False)  # the guest, up to now
 
     def run(self) -> Result:
         """Graft the machine, or find out why not; whatever happens, give a result."""
@@ -79,6 +80,7 @@ class Unattended:
         record["plan"] = {key: value for key, value in plan.items() if key != "facts"}
         if plan["already_grafted"]:
             return already_grafted(record)
+        self.may_have_changed = True
         applied = self.actions.apply(options, str(plan["plan_sha256"]), self.run_id, self._progress)
         return grafted(self.run_id, applied, record)
 

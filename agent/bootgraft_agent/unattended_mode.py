@@ -5,15 +5,16 @@ import time
 
 from bootgraft_agent import power, serve
 from bootgraft_agent.banner import result_screen
-from bootgraft_agent.errors import RefusedError
+from bootgraft_agent.errors import ChangesLeftError, RefusedError
 from bootgraft_agent.kernel_log import read_kernel_log
 from bootgraft_agent.parameters import Parameters
 from bootgraft_agent.result import Result, failed, serial_lines
 from bootgraft_agent.screen import Screen
-from bootgraft_agent.serial_words import SerialWords
+from bootgraft_agent.serial_words import RESULT_TIMEOUT, SerialWords
 from bootgraft_agent.startup import LaterActions
 from bootgraft_agent.unattended import Unattended
 
+LAST_BYTES = 1.0  # seconds for the serial port to send what the kernel has taken
 _STAYS = "This machine stays on; switch it off when you have read this."
 
 
@@ -36,6 +37,8 @@ def run(parameters: Parameters, actions: LaterActions, device: str, screen: Scre
     sending = threading.Thread(target=words.write_result, args=(serial_lines(result),), daemon=True)
     sending.start()
     _show(result, parameters.power_off_after, screen)
+    sending.join(RESULT_TIMEOUT)
+    time.sleep(LAST_BYTES)
     power.power_off()
     return 0
 
@@ -48,8 +51,8 @@ def _limited(run: Unattended, limit: float, said: list[str]) -> Result:
     working.join(limit)
     if results:
         return results[0]
-    error = RefusedError(f"the graft did not end within {limit:.0f} s; it was at: {said[-1]}")
-    return failed(error, {}, None)
+    kind = ChangesLeftError if run.may_have_changed else RefusedError
+    return failed(kind(f"the graft did not end within {limit:.0f} s; it was at: {said[-1]}"), {})
 
 
 def _show(result: Result, power_off_after: float | None, screen: Screen) -> None:

@@ -219,7 +219,7 @@ def test_a_failed_graft_says_why_and_what_to_do() -> None:
     )
     assert "FAILED" in made.last
     assert "The graft failed and was taken back." in made.last
-    assert "Go back, correct that, and try again." in made.last
+    assert "Correct that and try again. Nothing was changed." in made.last
     assert made.person.seen[-1].default == "back"
     assert "keep_result" not in made.actions.names
 
@@ -229,8 +229,20 @@ def test_what_a_failed_graft_has_left_is_kept_on_record_and_the_way_back_named()
     made = visit(
         ToldActions(errors=errors), PLAN, ("The plan", "graft"), ("Write to the disk?", "yes")
     )
-    assert "Take a graft back" in made.last
+    assert "Take the graft back before" in made.last
     assert made.actions.names[-1] == "keep_result"
+
+
+def test_a_record_that_cannot_be_kept_does_not_hide_the_result() -> None:
+    errors: dict[str, Exception] = {"keep_result": OSError(28, "No space left on device")}
+    made = visit(
+        ToldActions(errors=errors),
+        PLAN,
+        ("The plan", "graft"),
+        ("Write to the disk?", "yes"),
+        ("The record could not be kept beside the backups", "back"),
+    )
+    assert "SUCCESS" in made.last
 
 
 def test_two_boot_partitions_lead_to_the_choice_and_the_choice_to_the_plan() -> None:

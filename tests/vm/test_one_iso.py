@@ -17,7 +17,7 @@ from vm.person import Person
 pytestmark = pytest.mark.vm
 
 GRAFT_TIMEOUT = 180.0  # seconds; about 30 on an idle machine
-POWER_OFF_AFTER = 10  # seconds
+POWER_OFF_AFTER = 4  # seconds
 
 
 @dataclass(frozen=True, slots=True)
