@@ -99,7 +99,7 @@ def overview(
         default = "plan"
     elif "payload" in choices:
         default = "payload"
-    elif "--boot-partition" in str(problem):
+    elif "--" in str(problem) or options != Options():
         default = "choose"
     return page("This machine", body, choices, default=default)
 
@@ -136,7 +136,7 @@ def _guest_lines(guest: JSON) -> Iterator[str]:
     boot = _mapping(guest["boot"])
     entries = _texts(boot["entries"])
     yield f"Boot partition: {boot['volume']}, which GRUB calls {boot['bios']}"
-    yield f"GRUB's menu: {boot['menu']}, {len(entries)} entries"
+    yield f"GRUB's menu: {boot['menu']}, entries {len(entries)}:"
     for number, title in enumerate(entries):
         mark = "  (starts by itself)" if number == boot["default"] else ""
         yield f"  {number}: {title}{mark}"

@@ -16,6 +16,7 @@ import contextlib
 import curses
 import curses.ascii
 import os
+import select
 import subprocess
 import threading
 import time
@@ -32,6 +33,7 @@ _T = TypeVar("_T")
 
 TICK = 0.2  # seconds between two looks at what goes on beside the keys
 POLL = 3.0  # seconds between two looks at what `until` waits for
+_NO_KEY = -1
 _ESC = 27
 _ESC_DELAY = 300  # milliseconds in which the rest of a key's sequence comes
 _ENTER = frozenset({curses.ascii.CR, curses.ascii.NL, curses.KEY_ENTER})
@@ -57,7 +59,7 @@ class Terminal:
         with _watched(until) as has_come:
             while True:
                 view.draw()
-                answer = view.press(self._window.getch())
+                answer = view.press(self._read_key())
                 if answer is not None:
                     return answer
                 if has_come():
@@ -72,7 +74,7 @@ class Terminal:
             shown = text[-(width - 6) :]
             _put(self._window, height - 3, f"  > {shown}_", curses.A_BOLD)
             self._window.refresh()
-            key = self._window.getch()
+            key = self._read_key()
             if key in _ENTER:
                 return text
             if key == _ESC:
@@ -87,7 +89,7 @@ class Terminal:
         work = _Work(function)
         while work.is_alive():
             self._show_progress(title, work)
-            self._window.getch()  # waits for a tick; keys mean nothing now
+            self._read_key()  # waits for a tick; keys mean nothing now
         curses.flushinp()
         return work.result()
 
@@ -107,9 +109,19 @@ class Terminal:
         self._window.clear()
         self._window.refresh()
 
+    def _read_key(self) -> int:
+        """Wait for a key, but no longer than a tick; -1: none came.
+
+        curses itself waits by the clock on the wall, which a graft sets back.
+        """
+        key = self._window.getch()
+        if key == _NO_KEY and select.select([self._fd], [], [], TICK)[0]:
+            key = self._window.getch()
+        return key
+
     def _show_progress(self, title: str, work: "_Work[_T]") -> None:
         window = self._window
-        _draw_frame(window, title, "Please wait.")
+        _draw_frame(window, title, "Please wait; no key is needed.")
         height, width = window.getmaxyx()
         lines = [line for text in work.said[-8:] for line in wrapped(text, width - 1)]
         _draw_body(window, lines, 2, height - 8)
@@ -118,7 +130,7 @@ class Terminal:
             filled = room * work.done // work.total
             percent = 100 * work.done // work.total
             _put(window, height - 5, f"  [{'#' * filled}{'-' * (room - filled)}] {percent:3} %")
-        _put(window, height - 3, f"  {work.seconds:.0f} s")
+        _put(window, height - 3, f"  {work.seconds:.0f} s so far")
         window.refresh()
 
 
@@ -144,7 +156,7 @@ def open_terminal(fd: int, name: str) -> Iterator[Terminal]:
         with contextlib.suppress(curses.error):
             curses.curs_set(0)
         window.keypad(True)
-        window.timeout(round(TICK * 1000))
+        window.nodelay(True)
         window.clear()
         yield Terminal(window, fd, name)
     finally:
@@ -215,12 +227,12 @@ class _View:
         self._top += steps.get(key, 0)
 
     def _keys(self) -> str:
-        words = ["Up/Down or number: choose", "Enter: do it"]
+        words = ["Up/Down/number: choose", "Enter: do it"]
         if self._page.back is not None:
             words.append("Esc: back")
         if len(self._lines) > self._room:
             below = max(len(self._lines) - self._top - self._room, 0)
-            words.append(f"PgUp/PgDn: scroll ({below} more)")
+            words.append(f"PgUp/PgDn: {below} more lines")
         return "  ".join(words)
 
 
