@@ -57,13 +57,16 @@ class Terminal:
         """Show a page until it is answered, or until something has come; give the choice's key."""
         view = _View(self._window, page)
         with _watched(until) as has_come:
-            while True:
-                view.draw()
-                answer = view.press(self._read_key())
+            view.draw()
+            while not has_come():
+                key = self._read_key()
+                if key == _NO_KEY:
+                    continue
+                answer = view.press(key)
                 if answer is not None:
                     return answer
-                if has_come():
-                    return INTERRUPTED
+                view.draw()
+            return INTERRUPTED
 
     def read_text(self, title: str, question: str, text: str) -> str | None:
         """Have a line of text edited; None: it stays as it was."""

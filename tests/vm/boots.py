@@ -31,8 +31,9 @@ class BootTimeoutError(Exception):
 class Boot:
     """A running QEMU of our own, with what the arguments add; leaving the context ends it.
 
-    `com1` is where COM1 is served as a socket, for who wants to talk; by default nobody is there.
-    Without `has_com1` the machine has no serial port at all.
+    `com1` is where COM1 is served, for who wants to talk; by default nobody is there. It is a
+    socket, or, where FIFOs with that name and .in and .out are there, those. Without `has_com1` the
+    machine has no serial port at all.
     """
 
     def __init__(
@@ -207,6 +208,8 @@ def _machine_argv(memory_mib: int, folder: Path) -> list[str]:
 def _com1_argv(folder: Path, com1: Path | None) -> list[str]:
     log = folder / "com1"
     served = f"socket,id=com1,path={com1},server=on,wait=off,logfile={log}"
+    if com1 is not None and Path(f"{com1}.out").is_fifo():
+        served = f"pipe,id=com1,path={com1},logfile={log}"
     return [
         *("-chardev", served if com1 else f"file,id=com1,path={log}"),
         *("-serial", "chardev:com1"),

@@ -1,9 +1,12 @@
 """Machines with the demo appliance that boot the live ISO without a controller."""
 
+import fcntl
 import hashlib
+import os
 import shutil
-import socket
-from collections.abc import Iterator, Sequence
+import struct
+import termios
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,18 +62,30 @@ def with_payload_dvd(payload_iso: Path) -> Sequence[str]:
 
 
 @contextmanager
-def never_reading(com1: Path) -> Iterator[None]:
-    """Be a client of COM1 that is connected and reads nothing."""
-    with socket.socket(socket.AF_UNIX) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        client.connect(str(com1))
-        yield
+def never_reading(com1: Path) -> Iterator[Callable[[], bool]]:
+    """Be a client of COM1 that reads nothing, in place before the machine starts.
+
+    Gives what tells whether all room for unread bytes is taken, so that the port is stuck.
+    """
+    for end in ("in", "out"):
+        os.mkfifo(f"{com1}.{end}")
+    fd = os.open(f"{com1}.out", os.O_RDONLY | os.O_NONBLOCK)
+    size = fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 4096)
+
+    def is_stuck() -> bool:
+        unread = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
+        return bool(unread == size)
+
+    try:
+        yield is_stuck
+    finally:
+        os.close(fd)
 
 
 def boot_file_system(disk: Path, folder: Path, offset: int) -> Ext3:
     """Give the boot file system of an appliance's disk, from a raw copy of it."""
     raw = folder / "raw.img"
-    run(["qemu-img", "convert", "-f", "vpc", "-O", "raw", disk, raw])
+    run(["qemu-img", "convert", "-U", "-f", "vpc", "-O", "raw", disk, raw])
     return Ext3(raw, offset)
 
 

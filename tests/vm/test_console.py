@@ -3,6 +3,7 @@
 import re
 import secrets
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from bootgraft_agent.errors import OccupiedError
 from image.live_boot import conversation
 from vm.appliance import Appliance, build_appliance
 from vm.bench import find_live_iso
-from vm.boots import boot_disk
+from vm.boots import Boot, boot_disk
 from vm.consoles import (
     EMPTY_DRIVE,
+    MEMORY,
     boot_console,
     boot_file_system,
     copy_of,
@@ -24,7 +26,9 @@ from vm.consoles import (
     never_reading,
     with_payload_dvd,
 )
-from vm.guest_disk import GuestDisk
+from vm.ext3 import make_ext3
+from vm.guest_disk import SECTOR, GuestDisk
+from vm.payload import good_files, write_files
 from vm.person import Person
 
 pytestmark = [pytest.mark.vm, pytest.mark.matrix, pytest.mark.timeout(900)]
@@ -32,6 +36,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.matrix, pytest.mark.timeout(900)]
 START = 180.0  # seconds to the first page; about 15 on an idle machine
 GRAFT = 120.0
 OVERVIEW = "This machine"
+TABLE, ENTRY = 446, 16  # bytes: where an MBR's partition table begins, and each of its entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +91,14 @@ def test_a_person_grafts_and_takes_back_while_a_client_of_com1_never_reads(
     before = hash_file(disk)
     second = with_payload_dvd(payload_iso)
     with (
+        never_reading(com1) as is_stuck,
         boot_console(disk, source.manual, *second, com1=com1) as boot,
-        never_reading(com1),
     ):
         person = Person(boot)
         look_around(person)
         assert hash_file(disk) == before  # all of that was looking
         graft(person)
+        assert is_stuck()
         menu = boot_file_system(disk, tmp_path, source.boot_offset).read("/grub/grub.conf")
         assert b"Hyper-V (bootgraft): Appliance" in menu
         shell_and_back(person)
@@ -318,8 +324,8 @@ def test_unattended_fails_in_big_letters_while_a_client_of_com1_never_reads(
 ) -> None:
     before = hash_file(disk)
     with (
+        never_reading(com1) as is_stuck,
         boot_console(disk, source.unattended, *EMPTY_DRIVE, com1=com1) as boot,
-        never_reading(com1),
     ):
         person = Person(boot)
         shown = person.sees("switches itself off in", START)
@@ -328,4 +334,35 @@ def test_unattended_fails_in_big_letters_while_a_client_of_com1_never_reads(
         assert "hdd is empty. Nothing was changed." in " ".join(shown.split())
         assert "What to do now: Put the ISO with the directory shim" in shown
         boot.wait_off(60)
+        assert is_stuck()
     assert hash_file(disk) == before
+
+
+def test_the_payload_may_lie_on_a_partition_beside_the_iso(
+    source: Source, disk: Path, tmp_path: Path
+) -> None:
+    stick = make_stick(source.unattended, tmp_path)
+    drive = f"if=none,id=stick,file={stick},format=raw"
+    guest = ["-drive", f"if=none,id=disk,file={disk},format=vpc"]
+    guest += ["-device", "ide-hd,bus=ide.0,unit=0,drive=disk"]
+    usb = ["-device", "qemu-xhci", "-device", "usb-storage,drive=stick,bootindex=1"]
+    with Boot([*guest, "-drive", drive, *usb], MEMORY) as boot:
+        shown = Person(boot).sees("switches itself off in", START)
+        assert "bootgraft: SUCCESS" in shown
+        boot.wait_off(60)
+    with boot_disk(disk, disk_format="vpc") as boot:
+        boot.wait_for_console(source.appliance.expect, 180)
+
+
+def make_stick(iso: Path, folder: Path) -> Path:
+    """Write an ISO to a disk, and a third partition with the directory shim behind it."""
+    stick = Path(shutil.copyfile(iso, folder / "stick.img"))
+    start, size = stick.stat().st_size, 16 << 20
+    write_files(folder / "payload", good_files())
+    with stick.open("r+b") as file:
+        file.truncate(start + size)
+        file.seek(TABLE + 2 * ENTRY)
+        # Not active, no cylinders, Linux, first sector, number of sectors.
+        file.write(struct.pack("<B3xB3xII", 0, 0x83, start // SECTOR, size // SECTOR))
+    make_ext3(stick, start, size, folder / "payload")
+    return stick
