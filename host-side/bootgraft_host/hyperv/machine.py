@@ -31,7 +31,6 @@ from bootgraft_host.hyperv.changes import (
     wanted_after,
     wanted_for_live,
     wanted_for_watch,
-    wanted_without_media,
 )
 from bootgraft_host.hyperv.claim import claim_name
 from bootgraft_host.hyperv.description import VmDescription
@@ -44,6 +43,7 @@ from bootgraft_host.hyperv.marks import (
     find_own_mark,
     own_name,
 )
+from bootgraft_host.hyperv.media_out import take_media_out
 from bootgraft_host.hyperv.pipe_names import PIPE_FOLDER, pipe_url, relay_url
 from bootgraft_host.hyperv.preflight import (
     Facts,
@@ -290,18 +290,7 @@ class HyperVMachine:
 
     def take_media_out(self) -> tuple[str, ...]:
         """Empty the DVD drives, CD last. Raises HeldError where a run holds the machine."""
-        said: dict[str, None] = {}
-
-        def plan(now: VmDescription) -> Changes:
-            mark = find_foreign_mark(now.notes, token=None)
-            if mark is not None:
-                raise HeldError(explain_mark(now, mark))
-            changes = plan_changes(now, wanted_without_media(now))
-            said.update(dict.fromkeys(changes.describe()))
-            return changes
-
-        make_changes(self._vm, plan)
-        return tuple(said)
+        return take_media_out(self._vm)
 
     def _find_ours(self, before: Captured, now: VmDescription) -> Ours | None:
         mark = find_own_mark(now.notes, before.mark.token) or self._mark
