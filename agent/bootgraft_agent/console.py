@@ -205,7 +205,9 @@ class Console:
     def _read_shim_arguments(self) -> None:
         label = pages.LABELS["shim_args"]
         text = self.interface.read_text(
-            label, "Nothing typed: none are added.", self.options.shim_args or ""
+            label,
+            "Type what the shim is to get. Nothing typed: it gets none.",
+            self.options.shim_args or "",
         )
         if text is None:
             return

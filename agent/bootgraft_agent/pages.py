@@ -290,9 +290,9 @@ def candidates(name: str, found: Mapping[str, JSON]) -> dict[str, str]:
 def candidates_page(name: str, options: Options, found: Mapping[str, JSON]) -> Page:
     """Ask what an option is to be."""
     listed = candidates(name, found)
-    body = [f"{LABELS[name]}:"] if listed else ["Nothing that could be chosen was found."]
+    body = ["Which one is it?"] if listed else ["Nothing that could be chosen was found."]
     value = getattr(options, name)
-    choices = {AUTOMATIC: "automatic", **listed, BACK: "Back, leave it as it is"}
+    choices = {AUTOMATIC: "Automatic: by what is found", **listed, BACK: "Back, leave it as it is"}
     default = value if value in choices else AUTOMATIC
     return page(LABELS[name], body, choices, default=default, back=BACK)
 

@@ -163,6 +163,8 @@ def open_terminal(fd: int, name: str) -> Iterator[Terminal]:
         window.clear()
         yield Terminal(window, fd, name)
     finally:
+        window.erase()
+        window.refresh()
         with contextlib.suppress(curses.error):
             curses.curs_set(1)
         curses.endwin()
@@ -235,7 +237,7 @@ class _View:
             words.append("Esc: back")
         if len(self._lines) > self._room:
             below = max(len(self._lines) - self._top - self._room, 0)
-            words.append(f"PgUp/PgDn: {below} more lines")
+            words.append(f"PgUp/PgDn: scroll, {below} more" if below else "PgUp: scroll back")
         return "  ".join(words)
 
 

@@ -261,7 +261,7 @@ def test_two_boot_partitions_lead_to_the_choice_and_the_choice_to_the_plan() -> 
     assert 'name one with the choice "Boot partition"' in first.body[0]
     listed = made.person.seen[2]
     assert [choice.label for choice in listed.choices] == [
-        "automatic",
+        "Automatic: by what is found",
         "hda1: 100 MiB ext3 label /boot",
         "hda2: 100 MiB ext3",
         "Back, leave it as it is",
