@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import logging
 import os
 import select
@@ -167,7 +168,8 @@ def _run_on_serial(
     try:
         fd = _open_serial(device)
     except (OSError, termios.error) as error:
-        screen.show(f"{device} cannot be used ({error}): the console is on this screen instead")
+        screen.show(f"{device} cannot be used: {error}")
+        screen.show("the console comes on this screen instead")
         time.sleep(REOPEN_AFTER)
         with _screen_for_one(screen), _open_keyboard(screen_path) as fd:
             run_console(fd, SCREEN_TERMINAL, parameters, actions, can_leave=False)
@@ -179,8 +181,12 @@ def _run_on_serial(
 
 
 def _open_serial(device: str) -> int:
-    """Open the serial port as a terminal: 115200 baud, whatever the other end's wires say."""
+    """Open the serial port as a terminal: 115200 baud, whatever the other end's wires say.
+
+    The kernel opens a port, too, that the machine does not have. Only its wires are not there.
+    """
     fd = os.open(device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    fcntl.ioctl(fd, termios.TIOCMGET, bytes(4))
     attributes = termios.tcgetattr(fd)
     attributes[2] |= termios.CLOCAL | termios.CREAD
     attributes[4] = attributes[5] = termios.B115200

@@ -98,6 +98,8 @@ class Terminal:
 
     def shell(self) -> None:
         """Lend the terminal to a root shell."""
+        self._window.erase()
+        self._window.refresh()
         curses.endwin()
         os.write(self._fd, b"\r\nRoot shell. Type exit and Enter to go back.\r\n")
         with contextlib.suppress(OSError):

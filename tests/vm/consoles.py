@@ -19,7 +19,7 @@ from vm.ext3 import Ext3
 from vm.payload import good_files, write_files
 
 MEMORY = 256  # MiB
-EMPTY_DRIVE = ("-device", "ide-cd,bus=ide.1,unit=1,id=second")
+EMPTY_DRIVE = ("-drive", "if=none,id=second", "-device", "ide-cd,bus=ide.1,unit=1,drive=second")
 
 
 def make_iso(

@@ -105,6 +105,7 @@ def test_a_person_grafts_and_takes_back_while_a_client_of_com1_never_reads(
         take_back(person)
         switch_off(person)
         boot.wait_off(60)
+    (tmp_path / "raw.img").unlink()
     boot_volume = boot_file_system(disk, tmp_path, source.boot_offset)
     assert b"bootgraft" not in boot_volume.read("/grub/grub.conf")
     assert "bootgraft" not in boot_volume.names("/")
@@ -315,7 +316,7 @@ def test_without_a_serial_port_the_serial_console_is_on_the_screen(
     dvd = with_payload_dvd(payload_iso)
     with boot_console(disk, source.serial, *dvd, has_com1=False) as boot:
         person = Person(boot)
-        person.sees("the console is on this screen instead", START)
+        person.sees("the console comes on this screen instead", START)
         person.on_page(OVERVIEW, START)
 
 
@@ -331,7 +332,7 @@ def test_unattended_fails_in_big_letters_while_a_client_of_com1_never_reads(
         shown = person.sees("switches itself off in", START)
         person.keeps_picture("unattended-failed")
         assert "bootgraft: FAILED" in shown
-        assert "hdd is empty. Nothing was changed." in " ".join(shown.split())
+        assert "which carries no payload. Nothing was changed." in " ".join(shown.split())
         assert "What to do now: Put the ISO with the directory shim" in shown
         boot.wait_off(60)
         assert is_stuck()
