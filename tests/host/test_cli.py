@@ -29,7 +29,7 @@ from host.simulated import CONFIGURATION, MARKER, UNTOUCHED, Guest, plan_result
 
 EVIL = "\x1b]0;owned\x07\x1b[2J[red]markup[/red] :smile: \u202etxt \x9b31m end"
 HARMLESS = r"\x1b]0;owned\x07\x1b[2J[red]markup[/red] :smile: \u202etxt \x9b31m end"
-COMMANDS = ("run", "inspect", "rollback", "confirm", "recover", "status", "doctor")
+COMMANDS = ("run", "inspect", "rollback", "confirm", "recover", "detach", "status", "doctor")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS, "iso"])
@@ -40,7 +40,7 @@ def test_every_command_has_help(shell: Shell, command: str, option: str) -> None
     assert output.out.startswith(f"Usage: bootgraft {command}".rstrip())
 
 
-@pytest.mark.parametrize("command", ["", *sorted(set(COMMANDS) - {"status", "doctor"})])
+@pytest.mark.parametrize("command", ["", *sorted(set(COMMANDS) - {"status", "doctor", "detach"})])
 def test_help_documents_the_exit_statuses(shell: Shell, command: str) -> None:
     text = shell(*([command] if command else []), "-h", state=False).out
     assert [line.split()[0] for line in text.splitlines()[-5:]] == list("01234")
