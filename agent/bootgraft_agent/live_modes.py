@@ -10,7 +10,7 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bootgraft_agent import power, serve
@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 SCREEN_TERMINAL = "linux"
 TERMINFO = Path("/early/usr/share/terminfo")  # there before the rest of the live system is
+PSEUDO_TERMINALS = Path("/dev/pts")
 POLL = 0.5  # seconds
 REOPEN_AFTER = 5.0  # seconds
 _CONSOLE_LEVEL = 8  # syslog(2): messages of which level the kernel shows on its consoles
@@ -137,9 +138,11 @@ def run_console(
 ) -> None:
     """Show the console on a terminal until the machine is left to a controller."""
     # HELLO waits for nothing of this.
+    from bootgraft_agent import mounts  # noqa: PLC0415
     from bootgraft_agent.console import Console  # noqa: PLC0415
     from bootgraft_agent.terminal import open_terminal  # noqa: PLC0415
 
+    _mount_pseudo_terminals(mounts.run)
     if TERMINFO.is_dir():
         os.environ["TERMINFO"] = str(TERMINFO)
     with open_terminal(fd, terminal) as interface:
@@ -152,6 +155,13 @@ def run_console(
             new_run_id=lambda: f"manual-{serve.new_id()[:8]}",
             can_leave=can_leave,
         ).run()
+
+
+def _mount_pseudo_terminals(run: Callable[[Sequence[str]], str]) -> None:
+    """Have the kernel make pseudo-terminals, which the console's shell runs on."""
+    if not os.path.ismount(PSEUDO_TERMINALS):
+        PSEUDO_TERMINALS.mkdir(exist_ok=True)
+        run(["mount", "-t", "devpts", "devpts", str(PSEUDO_TERMINALS)])
 
 
 # A person on the serial port

@@ -16,8 +16,8 @@ import contextlib
 import curses
 import curses.ascii
 import os
+import pty
 import select
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,16 +101,10 @@ class Terminal:
         self._window.erase()
         self._window.refresh()
         curses.endwin()
+        height, width = self._window.getmaxyx()
         os.write(self._fd, b"\r\nRoot shell. Type exit and Enter to go back.\r\n")
-        with contextlib.suppress(OSError):
-            subprocess.run(
-                ["setsid", "-c", "sh", "-l"],
-                stdin=self._fd,
-                stdout=self._fd,
-                stderr=self._fd,
-                env={**os.environ, "TERM": self._name},
-                check=False,
-            )
+        # On a terminal of its own: when a shell ends, the kernel hangs the terminal up that it had.
+        pty.spawn(["sh", "-c", f"stty rows {height} cols {width}; exec sh -l"])
         self._window.clear()
         self._window.refresh()
 

@@ -93,6 +93,12 @@ def work_slowly() -> None:
             terminal.ask(message_page("Failed", str(error)))
 
 
+def use_a_shell() -> None:
+    with open_terminal(os.dup(0), "vt220") as terminal:
+        terminal.shell()
+        terminal.ask(message_page("Back", "again at the console"))
+
+
 @pytest.fixture
 def path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(each for each in sys.path if each))
@@ -162,3 +168,17 @@ def test_work_shows_how_far_it_is_and_its_failure_comes_back(
     screen.press(b"\r\r\r")  # keys of meanwhile answer no later question
     screen.wait("the disk is gone")
     assert select.select([screen.fd], [], [], 1)[0] == [] or "gone" not in screen.text
+
+
+def test_a_shell_has_a_terminal_of_its_own_and_ends_without_harm_to_ours(
+    path: None, cleanup: list[Screen]
+) -> None:
+    screen = run_on_terminal("use_a_shell")
+    cleanup.append(screen)
+    screen.wait("# " if os.geteuid() == 0 else "$ ")
+    screen.press(b"stty size; echo at $((6 * 7)); tty\r")
+    seen = screen.wait("/dev/pts/")
+    assert "24 80" in seen
+    assert "at 42" in seen
+    screen.press(b"exit\r")
+    screen.wait("again at the console")
