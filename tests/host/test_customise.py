@@ -33,7 +33,7 @@ def changed_lines(before: str, after: str) -> tuple[list[str], list[str]]:
 def test_without_a_change_every_byte_stays() -> None:
     assert edit_isolinux(ISOLINUX_CFG, BootChanges()) == ISOLINUX_CFG
     assert edit_grub(GRUB_CFG, BootChanges()) == GRUB_CFG
-    as_built = BootChanges(2, "host")
+    as_built = BootChanges(mode="host")
     assert edit_isolinux(ISOLINUX_CFG, as_built) == ISOLINUX_CFG
     assert edit_grub(GRUB_CFG, as_built) == GRUB_CFG
 
@@ -53,13 +53,13 @@ def test_parameters_go_to_every_entry_that_starts_the_agent() -> None:
 
 def test_a_menu_waits_longer_and_is_taken_away() -> None:
     edited = edit_isolinux(ISOLINUX_CFG, BootChanges(3))
-    assert changed_lines(ISOLINUX_CFG, edited) == (["timeout 20"], ["timeout 30"])
+    assert changed_lines(ISOLINUX_CFG, edited) == (["timeout 17"], ["timeout 30"])
     without = edit_isolinux(edited, BootChanges(0))
     assert changed_lines(edited, without) == (
         ["ui menu.c32", "timeout 30"],
         ["#ui menu.c32", "timeout 0"],
     )
-    assert edit_isolinux(without, BootChanges(2)) == ISOLINUX_CFG
+    assert edit_isolinux(without, BootChanges(3)) == edited
     assert changed_lines(GRUB_CFG, edit_grub(GRUB_CFG, BootChanges(0))) == (
         ["set timeout=2"],
         ["set timeout=0"],
@@ -92,6 +92,13 @@ def test_both_boot_loaders_have_an_entry_for_every_mode() -> None:
             GRUB_CFG,
             re.MULTILINE,
         )
+
+
+def test_the_menus_as_they_are_built_wait_for_two_seconds_at_most() -> None:
+    (tenths,) = re.findall(r"^timeout (\d+)$", ISOLINUX_CFG, re.MULTILINE)
+    (seconds,) = re.findall(r"^set timeout=(\d+)$", GRUB_CFG, re.MULTILINE)
+    assert 10 <= int(tenths) <= 20
+    assert 1 <= int(seconds) <= 2
 
 
 def test_no_boot_loader_listens_on_the_serial_port() -> None:
