@@ -29,6 +29,10 @@ GOOD: tuple[Outcome, ...] = ("grafted", "already-grafted", "rolled-back")
 STATUSES: Mapping[Outcome, int] = {"refused": 1, "invalid": 2, "left": 3}
 
 START_FROM_DISK = "Take the ISO out of the drive, then start the machine from its own disk."
+AFTER_ROLLBACK = (
+    "Graft the machine again, or switch it off, take the ISO out of the drive and use the disk as"
+    " before."
+)
 INSERT_PAYLOAD = (
     "Put the ISO with the directory shim (Microsoft's Linux Integration Components) into a second"
     " DVD drive, then start this ISO again."
@@ -131,7 +135,7 @@ def rolled_back(done: Mapping[str, JSON]) -> Result:
     words = f"The graft {done.get('run_id')} is taken back: {count} files are as before it."
     if done.get("run_id") is None:
         words = "There was no graft that could be taken back. Nothing was changed."
-    return Result("rolled-back", words, START_FROM_DISK, record={"rolled_back": done})
+    return Result("rolled-back", words, AFTER_ROLLBACK, record={"rolled_back": done})
 
 
 def already_grafted(record: Mapping[str, JSON]) -> Result:
