@@ -287,7 +287,7 @@ def test_the_screen_shows_each_stage_in_one_line(agent_boot: Boot) -> None:
         r"^bootgraft: live system [0-9a-f]{16} starting\n"
         r"bootgraft: starting the agent, then drivers\n"
         r"bootgraft: waiting for a controller on /dev/ttyS0$",
-        agent_boot.screen_text(),
+        agent_boot.shown_text(),
         re.MULTILINE,
     )
 
