@@ -3,7 +3,7 @@
 The boot loaders' configurations are edited, and a payload added; nothing else: kernel, initramfs,
 Secure Boot's chain and the ways to boot stay.
 
-Sources: syslinux's doc/menu.txt and doc/syslinux.txt (UI, DEFAULT, TIMEOUT); GRUB's manual
+Sources: syslinux's doc/syslinux.txt (DISPLAY, SAY, DEFAULT, PROMPT, TIMEOUT); GRUB's manual
 (timeout, default, linux).
 """
 
@@ -23,7 +23,7 @@ ISOLINUX = "/isolinux/isolinux.cfg"
 GRUB = "/boot/grub/grub.cfg"
 PAYLOAD = "/shim"
 LONGEST_MENU = 300  # seconds
-_MENU = "ui menu.c32"
+_ISOLINUX_STARTS = r"^#?say (\d) starts by itself in (\d+) s\."
 # Words of the kernel's command line that mean nothing to either boot loader.
 _WORD = re.compile(r"[A-Za-z0-9_.,:=/@%+-]+")
 # A line that starts the agent, in either configuration; a shell gets no parameters.
@@ -172,12 +172,20 @@ def _refuse_second_payload(source: Path, scratch: Path) -> None:
 
 def edit_isolinux(text: str, changes: BootChanges) -> str:
     """Edit isolinux.cfg. Raises ValueError, as all of these do, for one that is not ours."""
-    time = changes.menu_time
-    if time is not None:
-        text = _replace(text, rf"^#?{re.escape(_MENU)}$", _MENU if time else f"#{_MENU}")
-        text = _replace(text, r"^timeout \d+$", f"timeout {time * 10}")
+    found = re.search(_ISOLINUX_STARTS, text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"no {_ISOLINUX_STARTS!r}")
+    number, seconds = int(found[1]), int(found[2])
     if changes.mode is not None:
-        text = _replace(text, r"^default \S+$", f"default {_label(changes.mode)}")
+        number = MODES.index(changes.mode) + 1
+    if changes.menu_time is not None:
+        seconds = changes.menu_time
+    mark = "" if seconds else "#"
+    text = _replace(text, r"^#?display ", f"{mark}display ")
+    text = _replace(text, _ISOLINUX_STARTS, f"{mark}say {number} starts by itself in {seconds} s.")
+    text = _replace(text, r"^default \d$", f"default {number}")
+    text = _replace(text, r"^prompt \d$", f"prompt {1 if seconds else 0}")
+    text = _replace(text, r"^timeout \d+$", f"timeout {10 * seconds}")
     return _append(text, changes.parameters)
 
 
@@ -186,12 +194,9 @@ def edit_grub(text: str, changes: BootChanges) -> str:
     if changes.menu_time is not None:
         text = _replace(text, r"^set timeout=\d+$", f"set timeout={changes.menu_time}")
     if changes.mode is not None:
-        text = _replace(text, r"^set default=\S+$", f"set default={_label(changes.mode)}")
+        name = "live" if changes.mode == "host" else changes.mode
+        text = _replace(text, r"^set default=\S+$", f"set default={name}")
     return _append(text, changes.parameters)
-
-
-def _label(mode: Mode) -> str:
-    return "live" if mode == "host" else mode
 
 
 def _append(text: str, parameters: Sequence[str]) -> str:

@@ -21,7 +21,10 @@ from vm.commands import run
 
 BOOTLOADERS = Path(__file__).resolve().parents[2] / "image-build/config/bootloaders"
 ISOLINUX_CFG = (BOOTLOADERS / "isolinux/isolinux.cfg").read_text("utf-8")
+MODES_TXT = (BOOTLOADERS / "isolinux/modes.txt").read_text("ascii")
 GRUB_CFG = (BOOTLOADERS / "efi/grub.cfg").read_text("utf-8")
+
+HOW = "To choose, type a number, then press Enter."
 
 
 def changed_lines(before: str, after: str) -> tuple[list[str], list[str]]:
@@ -53,11 +56,14 @@ def test_parameters_go_to_every_entry_that_starts_the_agent() -> None:
 
 def test_a_menu_waits_longer_and_is_taken_away() -> None:
     edited = edit_isolinux(ISOLINUX_CFG, BootChanges(3))
-    assert changed_lines(ISOLINUX_CFG, edited) == (["timeout 17"], ["timeout 30"])
+    assert changed_lines(ISOLINUX_CFG, edited) == (
+        [f"say 1 starts by itself in 2 s. {HOW}", "timeout 20"],
+        [f"say 1 starts by itself in 3 s. {HOW}", "timeout 30"],
+    )
     without = edit_isolinux(edited, BootChanges(0))
     assert changed_lines(edited, without) == (
-        ["ui menu.c32", "timeout 30"],
-        ["#ui menu.c32", "timeout 0"],
+        ["display modes.txt", f"say 1 starts by itself in 3 s. {HOW}", "prompt 1", "timeout 30"],
+        ["#display modes.txt", f"#say 1 starts by itself in 0 s. {HOW}", "prompt 0", "timeout 0"],
     )
     assert edit_isolinux(without, BootChanges(3)) == edited
     assert changed_lines(GRUB_CFG, edit_grub(GRUB_CFG, BootChanges(0))) == (
@@ -69,9 +75,10 @@ def test_a_menu_waits_longer_and_is_taken_away() -> None:
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "host"])
 def test_another_mode_starts_by_itself(mode: Mode) -> None:
     changes = BootChanges(mode=mode)
+    number = MODES.index(mode) + 1
     assert changed_lines(ISOLINUX_CFG, edit_isolinux(ISOLINUX_CFG, changes)) == (
-        ["default live"],
-        [f"default {mode}"],
+        [f"say 1 starts by itself in 2 s. {HOW}", "default 1"],
+        [f"say {number} starts by itself in 2 s. {HOW}", f"default {number}"],
     )
     assert changed_lines(GRUB_CFG, edit_grub(GRUB_CFG, changes)) == (
         ["set default=live"],
@@ -80,10 +87,11 @@ def test_another_mode_starts_by_itself(mode: Mode) -> None:
 
 
 def test_both_boot_loaders_have_an_entry_for_every_mode() -> None:
-    for mode in MODES:
+    for number, mode in enumerate(MODES, start=1):
         label = "live" if mode == "host" else mode
+        assert re.search(rf"^  {number}  {mode.partition('-')[0].title()}", MODES_TXT, re.MULTILINE)
         assert re.search(
-            rf"^label {label}\n(\t.*\n|   .*\n)*?\tappend @APPEND_LIVE@ bootgraft.mode={mode}$",
+            rf"^label {number}\n(\t.*\n)*?\tappend @APPEND_LIVE@ bootgraft.mode={mode}$",
             ISOLINUX_CFG,
             re.MULTILINE,
         )
@@ -99,6 +107,14 @@ def test_the_menus_as_they_are_built_wait_for_two_seconds_at_most() -> None:
     (seconds,) = re.findall(r"^set timeout=(\d+)$", GRUB_CFG, re.MULTILINE)
     assert 10 <= int(tenths) <= 20
     assert 1 <= int(seconds) <= 2
+
+
+def test_the_prompt_with_all_that_is_above_it_has_room_on_the_screen() -> None:
+    firmware_and_isolinux = 4
+    said = re.findall(r"^say (.*)$", ISOLINUX_CFG, re.MULTILINE)
+    lines = [*MODES_TXT.splitlines(), *said, "boot:"]
+    assert len(lines) + firmware_and_isolinux <= 25
+    assert max(map(len, lines)) < 80
 
 
 def test_no_boot_loader_listens_on_the_serial_port() -> None:
