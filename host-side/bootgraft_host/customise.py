@@ -174,7 +174,7 @@ def edit_isolinux(text: str, changes: BootChanges) -> str:
     """Edit isolinux.cfg. Raises ValueError, as all of these do, for one that is not ours."""
     found = re.search(_ISOLINUX_STARTS, text, re.MULTILINE)
     if found is None:
-        raise ValueError(f"no {_ISOLINUX_STARTS!r}")
+        raise ValueError(f"0 times {_ISOLINUX_STARTS!r}")
     number, seconds = int(found[1]), int(found[2])
     if changes.mode is not None:
         number = MODES.index(changes.mode) + 1
