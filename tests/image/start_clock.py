@@ -22,7 +22,10 @@ python_is_up = now()
 # Field 22 of proc_pid_stat(5), in ticks; 20 follow the command's name.
 ticks = int(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
 
-from bootgraft_agent import cli, live_modes  # noqa: E402, F401 - what the agent imports before HELLO
+from bootgraft_agent import (  # noqa: E402, F401 - what the agent imports before HELLO
+    cli,
+    live_modes,
+)
 
 imported = now()
 messages = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
