@@ -32,7 +32,7 @@ class PayloadSource:
             return mounts.mounted_dvd(self.device, self.name)
         if self.fs_type in mounts.STICK_FILE_SYSTEMS:
             return mounts.mounted(self.device, self.fs_type, self.name)
-        return mounts.mounted_snapshot(self.device, self.fs_type, self.name)
+        return mounts.mounted_view(self.device, self.fs_type, self.name)
 
 
 def find_payload(
