@@ -2,13 +2,14 @@
 # make test      all checks, unit tests and one end-to-end run
 # make test-vm   the larger matrices, too
 # make test-reproducible  build the ISO twice and compare
+# make torture   every fault from one seed: [SEED=n] [COUNT=n] [FAMILY="a b"]
 # make bench     how long it takes, beside guestfish
 # Each works alone on a fresh Debian 12 or 13, as root or with sudo.
 
 PYTHON := .venv/bin/python
 ISO := build/bootgraft.iso
 
-.PHONY: demo test test-vm test-reproducible bench lint iso prepare clean
+.PHONY: demo test test-vm test-reproducible torture bench lint iso prepare clean
 
 demo: iso
 	.venv/bin/bootgraft demo --iso $(ISO)
@@ -22,6 +23,10 @@ test-vm: iso
 
 test-reproducible: iso
 	$(PYTHON) -m pytest -m reproducible
+
+torture: iso
+	PYTHONPATH=tests $(PYTHON) -m torture --iso $(ISO) $(if $(SEED),--seed $(SEED)) \
+		$(if $(COUNT),--count $(COUNT)) $(if $(FAMILY),--family $(FAMILY))
 
 bench: iso
 	PYTHONPATH=tests $(PYTHON) -m image.bench --iso $(ISO)
