@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torture.family import Family, Settings, Tally
+from torture.write_log import WriteLog
 from vm.bench import find_live_iso
 
-FAMILIES: tuple[Family, ...] = ()
+FAMILIES: tuple[Family, ...] = (WriteLog(),)
 
 
 def main(argv: Sequence[str] | None = None, families: Sequence[Family] = FAMILIES) -> int:
