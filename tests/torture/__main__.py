@@ -13,11 +13,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from torture.controller_killed import ControllerKilled
 from torture.family import Family, Settings, Tally
+from torture.power_cut import PowerCut
 from torture.write_log import WriteLog
 from vm.bench import find_live_iso
 
-FAMILIES: tuple[Family, ...] = (WriteLog(),)
+FAMILIES: tuple[Family, ...] = (WriteLog(), PowerCut(), ControllerKilled())
 
 
 def main(argv: Sequence[str] | None = None, families: Sequence[Family] = FAMILIES) -> int:

@@ -4,6 +4,7 @@ As GRUB sees it, whose own code reads the disk as it is; and as the guest sees i
 is replayed.
 """
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from bootgraft_agent import grub
-from torture.small_appliance import MENU, OFFSETS, ROOT_FILES, SIZE
+from torture.small_appliance import BOOTED, MENU, OFFSETS, ROOT_FILES, SIZE
+from vm.boots import boot_disk
 from vm.commands import ENVIRONMENT
+from vm.demo import ERROR_13
 from vm.grub_files import read_files
 
 Side = Literal["old", "new"]
@@ -24,6 +27,7 @@ _MENU = _BOOT + MENU
 _STAGE2 = f"{_BOOT}grub/stage2"
 # Files that are edited, but that GRUB does not read when it boots.
 _EDITED = (f"{_BOOT}grub/device.map", *(_ROOT + path for path in ROOT_FILES))
+BOOT_TIMEOUT = 120.0  # seconds
 _FIXED = {0, 1}  # e2fsck: no errors, or all corrected
 
 
@@ -131,3 +135,15 @@ def _check(volume: Path, options: Sequence[str], good: set[int]) -> None:
     done = subprocess.run(argv, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode not in good:
         raise AssertionError(f"{argv[:-1]} ended with status {done.returncode}: {done.stdout}")
+
+
+def check_boots(image: Path, side: Side) -> None:
+    """Boot a disk; the new entry starts the kernel, the old one never could, without Xen.
+
+    Raises BootTimeoutError.
+    """
+    with boot_disk(image, memory_mib=256) as boot:
+        if side == "new":
+            boot.wait_for_console(BOOTED, BOOT_TIMEOUT)
+        else:
+            boot.wait_for_screen(re.escape(ERROR_13), BOOT_TIMEOUT)

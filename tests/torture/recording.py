@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from image.live_boot import boot_live, conversation, ide_dvd
 from torture.small_appliance import OFFSETS, SIZE
 from vm.boots import Boot
 from vm.commands import run
-from vm.write_log import Entry, count_entries, read_log
+from vm.write_log import Entry, Replay, Write, count_entries, read_log
 
 HELLO_TIMEOUT = 240.0  # seconds; 20 on an idle machine
 REQUEST_TIMEOUT = 240.0
@@ -38,10 +38,16 @@ class Recording:
 
 
 @contextlib.contextmanager
-def live_system(iso: Path, payload: Path, guest_drive: list[str]) -> Iterator[tuple[Boot, Client]]:
+def live_system(
+    iso: Path,
+    payload: Path,
+    guest_drive: list[str],
+    on_start: Callable[[Boot], None] = lambda _: None,
+) -> Iterator[tuple[Boot, Client]]:
     """Boot the live ISO beside a guest's disk and talk with its agent.
 
-    `guest_drive` are QEMU's arguments that make the node "guest".
+    `guest_drive` are QEMU's arguments that make the node "guest"; `on_start` is called when the
+    machine is on.
     """
     with tempfile.TemporaryDirectory(prefix="bg") as folder:
         com1 = Path(folder, "com1")
@@ -50,11 +56,10 @@ def live_system(iso: Path, payload: Path, guest_drive: list[str]) -> Iterator[tu
             *guest_drive,
             *("-device", "ide-hd,drive=guest,bus=ide.0,unit=0"),
         ]
-        with (
-            boot_live(iso, arguments, com1=com1) as boot,
-            conversation(boot, com1, timeout=HELLO_TIMEOUT, silence=SILENCE) as client,
-        ):
-            yield boot, client
+        with boot_live(iso, arguments, com1=com1) as boot:
+            on_start(boot)
+            with conversation(boot, com1, timeout=HELLO_TIMEOUT, silence=SILENCE) as client:
+                yield boot, client
 
 
 def raw_drive(disk: Path) -> list[str]:
@@ -133,7 +138,11 @@ def record_tree_mode(agent: Path, payload: Path, disk: Path, scratch: Path) -> R
         run_agent(agent, [*argv, "--rollback"])
     entries = read_log(log)
     log.unlink()
-    return Recording(disk, entries[:looked], entries[looked:grafted], entries[grafted:])
+    mounted = scratch / "mounted.raw"  # as the two mounts left it
+    shutil.copyfile(disk, mounted)
+    with contextlib.closing(Replay(mounted)) as replay:
+        replay.write(entry for entry in entries[:looked] if isinstance(entry, Write))
+    return Recording(mounted, (), entries[looked:grafted], entries[grafted:])
 
 
 def run_agent(agent: Path, argv: Sequence[str | Path]) -> None:
