@@ -146,6 +146,14 @@ def make_iso_with_package(iso: Path, package: Path, folder: Path, name: str) -> 
     return _with_agent_files(iso, files, folder, name)
 
 
+def make_iso_beside_agent(iso: Path, package: bytes, folder: Path, name: str) -> Path:
+    """Make an ISO from the live one in which something runs beside the agent.
+
+    `package` is the __init__ of the agent's package; it must extend __path__ to where the agent is.
+    """
+    return _with_agent_files(iso, {"__init__.py": package}, folder, name)
+
+
 def _with_agent_files(iso: Path, files: Mapping[str, bytes], folder: Path, name: str) -> Path:
     """Add files of the agent to the initrd: as its last archive they win."""
     initrd = extract(iso, "/boot/initrd.img", folder)

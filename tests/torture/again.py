@@ -66,5 +66,6 @@ def _beside(image: Path) -> Path:
 def write_payload(folder: Path) -> Path:
     """Write what the stand-in payload ISO holds, by the names that Linux gives them there."""
     files = {path.replace("-", "_"): content for path, content in good_files().items()}
-    write_files(folder, files)
+    if not folder.exists():
+        write_files(folder, files)
     return folder

@@ -21,9 +21,12 @@ from host.bench import (
     PLAIN,
     Bench,
     FaultAt,
+    check_aftermath,
     check_recovery,
     kill,
     kill_in_a_run,
+    raise_machine_error,
+    raise_os_error,
 )
 from host.simulated import CONFIGURATION, Guest, SimulatedMachine
 from torture.family import Settings, Tally
@@ -47,6 +50,9 @@ class ControllerKilled:
         benches = _benches(settings.scratch)
         for everything, points in ((False, PLAIN), (True, MORE)):
             for point in points:
+                for act in (raise_machine_error, raise_os_error):
+                    with tally.case(f"{act.__name__} at {point}"):
+                        _failed_at(next(benches), point, everything, act)
                 for check in (_recover, _run_again, _recover_killed_too(rng)):
                     name = f"killed at {point}, then {check.__name__.strip('_')}"
                     with tally.case(name):
@@ -82,6 +88,11 @@ def _killed_at(bench: Bench, point: str, everything: bool, check: Check) -> None
     bench.everything = everything
     kill_in_a_run(bench, bench.machine(fault=FaultAt(point, kill)))
     check(bench)
+
+
+def _failed_at(bench: Bench, point: str, everything: bool, act: Callable[[], None]) -> None:
+    bench.everything = everything
+    check_aftermath(bench, bench.graft(bench.machine(fault=FaultAt(point, act))))
 
 
 def _recover(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bootgraft_host.client import Client
-from image.live_boot import boot_live, conversation, ide_dvd
+from image.live_boot import boot_live, conversation, ide_dvd, make_iso_beside_agent
 from torture.small_appliance import OFFSETS, SIZE
 from vm.boots import Boot
 from vm.commands import run
@@ -35,6 +35,45 @@ class Recording:
     looking: tuple[Entry, ...]
     graft: tuple[Entry, ...]
     rollback: tuple[Entry, ...]
+
+
+# In the live system, beside the agent: whatever the agent has looked at is then written to.
+_TEMPTER = b"""\
+import glob, os, sys, threading, time
+
+__version__ = "tempted"
+__path__.append("/early/usr/lib/python3/dist-packages/bootgraft_agent")
+
+def tempt(look):
+    def tempted(*arguments):
+        try:
+            return look(*arguments)
+        finally:
+            for path in glob.glob("/dev/sd?"):
+                try:
+                    disk = os.open(path, os.O_WRONLY | os.O_SYNC)
+                    os.pwrite(disk, b"written!" * 64, 62 * 512)
+                    os.close(disk)
+                except OSError:
+                    pass
+    return tempted
+
+def wait():
+    while not hasattr(sys.modules.get("bootgraft_agent.live"), "LiveActions"):
+        time.sleep(0.05)
+    actions = sys.modules["bootgraft_agent.live"].LiveActions
+    actions.inspect, actions.plan = tempt(actions.inspect), tempt(actions.plan)
+
+threading.Thread(target=wait, daemon=True).start()
+"""
+
+
+def make_tempted_iso(iso: Path, folder: Path) -> Path:
+    """Make an ISO in whose live system something writes to each disk once the agent has looked.
+
+    The kernel must refuse that: a disk is read-only until a graft is accepted.
+    """
+    return make_iso_beside_agent(iso, _TEMPTER, folder, "tempted.iso")
 
 
 @contextlib.contextmanager

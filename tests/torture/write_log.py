@@ -1,14 +1,16 @@
 """Every prefix of the writes of a real graft and a real rollback, and random subsets of them.
 
-Both are done by the live system in QEMU, on the small appliance, with each file system that GRUB
-legacy reads; every write to the disk is logged in order. Each case is the disk as a power cut at
-some instant leaves it: GRUB's own code must find the old menu or the new one in it, whole, and
-whole files, with and without a replay of the journal; and another run must finish the work.
+Both are done by the live system in QEMU, or by tree mode and the kernel here, on the small
+appliance, with file systems that GRUB legacy reads; every write is logged in order. Each case is
+the disk as a power cut at some instant leaves it: GRUB's own code must find the old menu or the new
+one in it, whole, and whole files, with and without a replay of the journal; and another run must
+finish the work.
 
 ext2 has no journal. There, too, GRUB finds the old or the new, whole; but the guest's own check of
 the file system must put it right, as after any power cut, before anything is said of the rest.
 """
 
+import contextlib
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -16,6 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import bootgraft_agent
 from torture.again import Finisher, check_finished, write_payload
 from torture.cuts import Cut, Cutter, every_prefix, every_small_subset, random_subsets
 from torture.family import Settings, Tally
@@ -25,9 +28,11 @@ from torture.recording import (
     Recording,
     graft,
     live_system,
+    make_tempted_iso,
     power_off,
     raw_drive,
     record,
+    record_tree_mode,
 )
 from torture.small_appliance import build_small_appliance
 from vm.payload import build_payload
@@ -36,33 +41,74 @@ from vm.write_log import Entry, Replay, Write
 KINDS = ("ext3", "ext2", "ext4")
 SUBSETS = 400  # random ones, of all recordings together
 EVERY_NTH_AGAIN = 5  # of the disks, finished by another run of the agent
-LIVE_RUNS = 1  # of each recording, finished by the live system
-BOOTS = 2  # of each recording, booted
 
 
 class WriteLog:
-    """The family."""
+    """The family of grafts by the live system."""
 
     name = "write_log"
-
-    def __init__(self, kinds: Sequence[str] = KINDS) -> None:
-        self._kinds = kinds
 
     def run(self, settings: Settings, rng: random.Random, tally: Tally) -> None:
         """Record on each file system, cut, and judge."""
         payload = build_payload(settings.scratch)
-        write_payload(settings.scratch / "payload")
-        for kind in self._kinds:
-            folder = settings.scratch / kind
-            folder.mkdir()
-            disk = build_small_appliance(folder, kind)
-            recording = record(settings.iso, payload, disk.path, folder)
-            with tally.case(f"{kind}: looking at the disk writes nothing"):
-                assert not recording.looking, f"{len(recording.looking)} writes and flushes"
-            subsets = (settings.count or SUBSETS) // (2 * len(self._kinds))
-            for part in split(recording, kind, folder):
-                Trial(part, settings, tally, rng).run(subsets)
-            shutil.rmtree(folder)
+        iso = make_tempted_iso(settings.iso, settings.scratch)
+        for kind in KINDS:
+            with _folder(settings.scratch, kind) as folder:
+                disk = build_small_appliance(folder, kind)
+                recording = record(iso, payload, disk.path, folder)
+                with tally.case(f"{kind}: looking writes nothing, and lets nobody write"):
+                    assert not recording.looking, f"{len(recording.looking)} writes and flushes"
+                _try_all(recording, kind, folder, settings, tally, rng, LIVE)
+
+
+class TreeModeLog:
+    """The family of grafts in tree mode: this machine's kernel writes."""
+
+    name = "tree_mode_log"
+
+    def run(self, settings: Settings, rng: random.Random, tally: Tally) -> None:
+        """Record on each file system, cut, and judge."""
+        agent = Path(bootgraft_agent.__file__).parents[1]
+        for kind in KINDS:
+            with _folder(settings.scratch, kind) as folder:
+                disk = build_small_appliance(folder, kind)
+                payload = write_payload(folder / "payload")
+                recording = record_tree_mode(agent, payload, disk.path, folder)
+                _try_all(recording, kind, folder, settings, tally, rng, TREE)
+
+
+@contextlib.contextmanager
+def _folder(scratch: Path, kind: str) -> Iterator[Path]:
+    folder = scratch / kind
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _try_all(
+    recording: Recording,
+    kind: str,
+    folder: Path,
+    settings: Settings,
+    tally: Tally,
+    rng: random.Random,
+    samples: "Samples",
+) -> None:
+    subsets = (settings.count or SUBSETS) // (2 * len(KINDS))
+    for part in split(recording, kind, folder):
+        Trial(part, settings, samples, tally, rng).run(subsets)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """How many of a part's disks are tried in QEMU, which takes long."""
+
+    booted: int  # by GRUB's own stages
+    finished: int  # by the live system
+
+
+LIVE = Samples(booted=2, finished=1)
+TREE = Samples(booted=1, finished=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +137,14 @@ def split(recording: Recording, kind: str, folder: Path) -> Iterator[Part]:
 class Trial:
     """Cuts one part, and judges each disk that comes of it once."""
 
-    def __init__(self, part: Part, settings: Settings, tally: Tally, rng: random.Random) -> None:
+    def __init__(
+        self, part: Part, settings: Settings, samples: Samples, tally: Tally, rng: random.Random
+    ) -> None:
         self._part = part
         self._iso = settings.iso
         self._payload_iso = settings.scratch / "payload.iso"
-        self._finisher = Finisher(part.judge, settings.scratch / "payload")
+        self._finisher = Finisher(part.judge, write_payload(part.folder / "payload"))
+        self._samples = samples
         self._tally = tally
         self._rng = rng
         self._image = part.folder / "cut.raw"
@@ -108,8 +157,8 @@ class Trial:
             cutter = Cutter(replay, self._part.entries)
             cuts = [*every_prefix(cutter.epochs), *every_small_subset(cutter.epochs)]
             cuts += random_subsets(cutter.epochs, subsets, self._rng)
-            live = self._rng.sample(cuts, LIVE_RUNS)
-            booted = self._rng.sample(cuts, BOOTS)
+            live = self._rng.sample(cuts, self._samples.finished)
+            booted = self._rng.sample(cuts, self._samples.booted)
             seen: set[str] = set()
             sides: list[Side | None] = []
             for cut in sorted(cuts, key=lambda cut: cut.epochs):
