@@ -41,7 +41,7 @@ class Finisher:
 def check_finished(judge: Judge, image: Path, wanted: Side) -> None:
     """Check a disk on which a run has ended: it is on that side, and nothing is left to replay."""
     check_whole(image)
-    for look in (judge.as_grub_reads_it(image), judge.as_the_guest_finds_it(image, _beside(image))):
+    for look in (judge.as_grub_reads_it(image), judge.as_the_guest_finds_it(image)):
         assert look == wanted, f"the run ended well, and the menu is the {look} one"
 
 
@@ -57,10 +57,6 @@ def check_leftovers(places: tuple[Path, ...], wanted: Side) -> None:
     assert not left, f"left behind: {left}"
     if wanted == "old":
         assert not [str(path) for path in names if BACKUPS in path.parts]
-
-
-def _beside(image: Path) -> Path:
-    return image.with_name(f"{image.name}.replayed")
 
 
 def write_payload(folder: Path) -> Path:
