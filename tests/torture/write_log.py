@@ -15,7 +15,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -101,19 +101,21 @@ def _try_all(
 ) -> None:
     subsets = (settings.count or SUBSETS) // (2 * len(KINDS))
     for part in split(recording, kind, folder):
-        Trial(part, settings, samples, tally, rng).run(subsets)
+        Trial(part, settings, replace(samples, subsets=subsets), tally, rng).run()
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """How many of a part's disks are tried in QEMU, which takes long."""
+    """How many cuts of a part are tried, besides its prefixes, and in what other ways."""
 
-    booted: int  # by GRUB's own stages
+    subsets: int  # random ones; with any, also all those of few writes
+    booted: int  # by GRUB's own stages in QEMU
     finished: int  # by the live system
 
 
-LIVE = Samples(booted=2, finished=1)
-TREE = Samples(booted=1, finished=0)
+LIVE = Samples(SUBSETS, booted=2, finished=1)
+TREE = Samples(SUBSETS, booted=1, finished=0)
+NOTHING_MORE = Samples(0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +162,15 @@ class Trial:
         self._image = part.folder / "cut.raw"
         self._copy = part.folder / "copy.raw"
 
-    def run(self, subsets: int) -> None:
-        """Try every prefix, every subset of few writes, and random subsets of many."""
+    def run(self) -> None:
+        """Try every prefix; and as the samples say, subsets, other runs, and boots."""
         shutil.copyfile(self._part.disk, self._image)
         with closing(Replay(self._image)) as replay:
             cutter = Cutter(replay, self._part.entries)
-            cuts = [*every_prefix(cutter.epochs), *every_small_subset(cutter.epochs)]
-            cuts += random_subsets(cutter.epochs, subsets, self._rng)
+            cuts = list(every_prefix(cutter.epochs))
+            if self._samples.subsets:
+                cuts += every_small_subset(cutter.epochs)
+                cuts += random_subsets(cutter.epochs, self._samples.subsets, self._rng)
             live = self._rng.sample(cuts, self._samples.finished)
             booted = self._rng.sample(cuts, self._samples.booted)
             seen: set[str] = set()
