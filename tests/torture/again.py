@@ -29,12 +29,16 @@ class Finisher:
         with mounted_volumes(copy) as (boot, root):
             trees = Trees(root, boot, self.payload)
             if wanted == "new":
-                tree.graft(trees, tree.make_plan(trees, None, Options()), lambda *_: None)
+                plan = tree.make_plan(trees, None, Options())
+                tree.graft(trees, plan, lambda *_: None)
                 again = tree.make_plan(trees, None, Options())
                 assert again.is_done, f"the next run would still {again.steps}"
+                has_worked = not plan.is_done  # else it may not even tidy up: no byte changes
             else:
                 tree.undo(trees, None, lambda *_: None)
-            check_leftovers((boot, root), wanted)
+                has_worked = True
+            if has_worked:
+                check_leftovers((boot, root), wanted)
         check_finished(self.judge, copy, wanted)
 
 
