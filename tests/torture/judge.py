@@ -102,7 +102,7 @@ def _check_menu(found: Files, wanted: Files, side: Side) -> None:
 
 
 def _show(content: bytes | None) -> str:
-    return "not there" if content is None else f"{len(content)} bytes, {content[:60]!r}…"
+    return "not there" if content is None else f"{len(content)} bytes, {content[:16]!r}…"
 
 
 def _needed(files: Files) -> list[str]:
