@@ -69,6 +69,7 @@ def _run(family: Family, arguments: argparse.Namespace) -> int:
             say(f"{family.name}: ended at {tally.enough} lost")
         except Exception as error:  # noqa: BLE001 - the other families are still to run
             tally.enough = None
+            tally.tried += 1
             tally.lose(f"{FAILED}: {type(error).__name__}: {error}")
     seconds = time.monotonic() - started
     lost = len(tally.lost)

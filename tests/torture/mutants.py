@@ -117,6 +117,18 @@ MUTANTS = (
         (
             Edit(
                 APPLY,
+                """\
+        menu = _prepare(plan, manifest, volumes, progress)
+        _write_root(plan, volumes, progress)
+        _switch_menu(plan, menu, volumes, progress)
+""",
+                """\
+        _write_root(plan, volumes, progress)
+        _prepare(plan, manifest, volumes, progress)
+""",
+            ),
+            Edit(
+                APPLY,
                 "    return (menu, plan.check.menu.path) if menu else None\n",
                 "        if menu:\n"
                 "            boot.rename(menu, plan.check.menu.path)\n"
