@@ -19,6 +19,7 @@ from torture.power_cut import PowerCut
 from torture.write_log import TreeModeLog, WriteLog
 from vm.bench import find_live_iso
 
+MEMORY_NEEDED = 4 << 30  # bytes
 FAILED = "the family itself failed"
 FAMILIES: tuple[Family, ...] = (
     WriteLog(),
@@ -59,7 +60,7 @@ def _run(family: Family, arguments: argparse.Namespace) -> int:
     """Run one family and say how it went; give how many cases were lost."""
     started = time.monotonic()
     tally = Tally(enough=arguments.enough)
-    with tempfile.TemporaryDirectory(prefix="bootgraft-torture-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="bootgraft-torture-", dir=_find_place()) as scratch:
         iso = arguments.iso or find_live_iso()
         settings = Settings(arguments.seed, arguments.count, iso.absolute(), Path(scratch))
         try:
@@ -84,6 +85,14 @@ def _run(family: Family, arguments: argparse.Namespace) -> int:
     if tally.tried == 0:
         say(f"  {family.name} has tried nothing, which proves nothing")
     return lost or tally.tried == 0
+
+
+def _find_place() -> str | None:
+    """Give a folder in memory, if there is one with room: thousands of small disks are made."""
+    memory = Path("/dev/shm")
+    if "TMPDIR" in os.environ or not memory.is_dir():
+        return None
+    return str(memory) if shutil.disk_usage(memory).free > MEMORY_NEEDED else None
 
 
 def say(text: str) -> None:
