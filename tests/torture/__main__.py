@@ -5,8 +5,10 @@ case of any family is lost.
 """
 
 import argparse
+import os
 import random
 import secrets
+import shutil
 import sys
 import tempfile
 import time
