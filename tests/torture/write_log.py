@@ -44,7 +44,6 @@ KINDS = ("ext3", "ext2", "ext4")
 SUBSETS = 400  # random ones, of all recordings together
 EVERY_NTH_AGAIN = 5
 
-
 _Found = TypeVar("_Found")
 
 
@@ -178,15 +177,18 @@ class Trial:
             live = self._rng.sample(cuts, self._samples.finished)
             booted = self._rng.sample(cuts, self._samples.booted)
             seen: set[str] = set()
-            sides: list[Side | None] = []
+            sides: list[
+                Side | None
+            ] = []  # the menus that GRUB finds, from the first cut to the last
             for cut in sorted(cuts, key=lambda cut: cut.epochs):
                 cutter.forward(cut.epochs)
                 with replay.tried_out(cut.kept) as changed:
                     if changed.hash() not in seen:
                         seen.add(changed.hash())
-                        sides.append(self._judge(cut, changed))
+                        self._judge(cut, changed)
                         if len(seen) % self._samples.every_nth_again == 0:
                             self._finish(cut)
+                    sides.append(self._sides.get(changed.hash(self._is_grubs)))
                     if cut in booted:
                         self._boot(cut)
                     if cut in live:
@@ -195,19 +197,15 @@ class Trial:
             assert sides[-1] == self._part.wanted, f"in the end the menu is the {sides[-1]} one"
             assert sides[0] != sides[-1], f"the menu was the {sides[0]} one to begin with"
 
-    def _judge(self, cut: Cut, changed: Changed) -> Side | None:
-        """Judge a disk; give the menu that GRUB finds in it."""
-        side = None
+    def _judge(self, cut: Cut, changed: Changed) -> None:
+        """Judge a disk, as GRUB reads it and as the guest finds it."""
         judge, image = self._part.judge, self._image
         with self._tally.case(f"{self._part.name}, {cut.name}"):
-            side = _once(
-                self._sides, changed.hash(self._is_grubs), lambda: judge.as_grub_reads_it(image)
-            )
+            _once(self._sides, changed.hash(self._is_grubs), lambda: judge.as_grub_reads_it(image))
             judge.judge_guest(
                 _once(self._boots, changed.hash(_is_boot), lambda: judge.read_boot(image)),
                 _once(self._roots, changed.hash(_is_root), lambda: judge.read_root(image)),
             )
-        return side
 
     def _is_grubs(self, sector: int) -> bool:
         """Whether GRUB may look at a sector: it knows nothing of journals."""
