@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torture.controller_killed import ControllerKilled
-from torture.family import EnoughLostError, Family, Settings, Tally
+from torture.family import EnoughLostError, Family, Settings, Tally, describe
 from torture.power_cut import PowerCut
 from torture.write_log import TreeModeLog, WriteLog
 from vm.bench import find_live_iso
@@ -73,7 +73,7 @@ def _run(family: Family, arguments: argparse.Namespace) -> int:
         except Exception as error:  # noqa: BLE001 - the other families are still to run
             tally.enough = None
             tally.tried += 1
-            tally.lose(f"{FAILED}: {type(error).__name__}: {error}")
+            tally.lose(f"{FAILED}: {describe(error)}")
     seconds = time.monotonic() - started
     lost = len(tally.lost)
     say(
