@@ -167,6 +167,9 @@ class Trial:
 
     def run(self) -> None:
         """Try every prefix; and as the samples say, subsets, other runs, and boots."""
+        judge = self._part.judge
+        with self._tally.case(f"{self._part.name}: the graft that was reported is on the disk"):
+            assert judge.old.by_grub != judge.new.by_grub, "GRUB finds the old menu"
         shutil.copyfile(self._part.disk, self._image)
         with closing(Replay(self._image)) as replay:
             cutter = Cutter(replay, self._part.entries)
