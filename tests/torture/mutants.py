@@ -106,7 +106,8 @@ MUTANTS = (
             Edit(
                 APPLY,
                 "        boot.rename(*menu)\n",
-                "        (boot.root / menu[1]).write_bytes((boot.root / menu[0]).read_bytes())\n"
+                '        with (boot.root / menu[1]).open("r+b") as place:\n'
+                "            place.write((boot.root / menu[0]).read_bytes())\n"
                 "        boot.remove(menu[0])\n",
             ),
         ),
