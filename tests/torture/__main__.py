@@ -9,6 +9,7 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ FAMILIES: tuple[Family, ...] = (
 def main(argv: Sequence[str] | None = None, families: Sequence[Family] = FAMILIES) -> int:
     """Run the families; give the exit status."""
     arguments = _parse(argv, families)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no mount stays
     say(f"torture: seed {arguments.seed}")
     chosen = [each for each in families if each.name in (arguments.family or [each.name])]
     lost = sum(_run(family, arguments) for family in chosen)
