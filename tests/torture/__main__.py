@@ -35,7 +35,6 @@ FAMILIES: tuple[Family, ...] = (
 def main(argv: Sequence[str] | None = None, families: Sequence[Family] = FAMILIES) -> int:
     """Run the families; give the exit status."""
     arguments = _parse(argv, families)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no mount stays
     say(f"torture: seed {arguments.seed}")
     chosen = [each for each in families if each.name in (arguments.family or [each.name])]
     lost = sum(_run(family, arguments) for family in chosen)
@@ -106,4 +105,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no mount stays
     sys.exit(main())
