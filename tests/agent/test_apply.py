@@ -253,6 +253,26 @@ def test_after_a_power_cut_in_a_rollback_grub_finds_old_or_new_and_a_second_one_
         assert state(base) == before, f"change {at} of {total}"
 
 
+def test_no_switch_of_the_menu_frees_the_inode_of_the_other_one(base: Path) -> None:
+    """A freed inode may reach the disk before the directory does: GRUB reads an empty menu then."""
+    menu = base / "boot/grub/grub.conf"
+    switched: list[bool] = []
+
+    class Watched(Volumes):
+        @contextmanager
+        def write(self, where: Where) -> Iterator[WritableTree]:
+            before = menu.stat().st_ino
+            with super().write(where) as tree:
+                yield tree
+            if menu.stat().st_ino != before:
+                inodes = {path.lstat().st_ino for path in (base / "boot").rglob("*")}
+                switched.append(before in inodes)
+
+    graft(base, Watched(base))
+    roll_back("bootgraft", Watched(base), None, silent)
+    assert switched == [True, True]
+
+
 @pytest.mark.parametrize("path", ["boot/grub/grub.conf", "boot/shim", "root/etc/fstab"])
 def test_a_rollback_refuses_to_lose_what_somebody_changed_since(base: Path, path: str) -> None:
     graft(base)
@@ -268,6 +288,59 @@ def test_a_file_that_changed_since_the_plan_ends_the_graft_undone(base: Path, pa
     (base / path).write_bytes(b"changed in between")
     before = state(base)
     with pytest.raises(RefusedError, match="has changed since the plan was made"):
+        apply_plan(PLAN, Volumes(base), "run-1", silent)
+    assert state(base) == before
+
+
+@pytest.mark.parametrize("path", ["boot/grub/grub.conf", "boot/grub/device.map", "root/etc/fstab"])
+def test_a_file_that_became_a_link_since_the_plan_ends_the_graft_undone(
+    base: Path, path: str
+) -> None:
+    """What it leads to is still as the plan saw it."""
+    file = base / path
+    file.rename(file.with_name("moved"))
+    file.symlink_to("moved")
+    before = state(base)
+    with pytest.raises(RefusedError, match="has changed since the plan was made"):
+        apply_plan(PLAN, Volumes(base), "run-1", silent)
+    assert state(base) == before
+
+
+@pytest.mark.parametrize("opening", [1, 2])
+@pytest.mark.parametrize("path", ["boot/grub/grub.conf", "root/etc/fstab"])
+def test_a_file_that_changes_while_the_graft_is_made_ends_it_undone(
+    base: Path, path: str, opening: int
+) -> None:
+    """Somebody else writes to it between two of the graft's openings; that change stays."""
+    before = state(base)
+
+    class Visited(Volumes):
+        @contextmanager
+        def write(self, where: Where) -> Iterator[WritableTree]:
+            if len(self.openings) == opening:
+                (base / path).write_bytes(b"changed in between")
+            with super().write(where) as tree:
+                yield tree
+
+    if (path, opening) == ("root/etc/fstab", 2):
+        reason = "did not read back as it was written"  # it was written before
+    else:
+        reason = "has changed since the plan was made"
+    with pytest.raises(RefusedError, match=f"was taken back whole: .* {reason}"):
+        apply_plan(PLAN, Visited(base), "run-1", silent)
+    after = state(base)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert changed == {path}
+    assert (base / path).read_bytes() == b"changed in between"
+    assert set(after) == set(before)
+
+
+def test_a_file_that_appeared_since_the_plan_where_one_is_to_be_copied_ends_the_graft_undone(
+    base: Path,
+) -> None:
+    (base / "boot/shim").write_bytes(b"somebody else's")
+    before = state(base)
+    with pytest.raises(RefusedError, match="has appeared since the plan was made"):
         apply_plan(PLAN, Volumes(base), "run-1", silent)
     assert state(base) == before
 

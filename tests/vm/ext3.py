@@ -12,7 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from vm.commands import run
 
-FEATURES = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file"
+_COMMON = "none,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file"
+FEATURES = {
+    "ext2": _COMMON,
+    "ext3": f"{_COMMON},has_journal",
+    # As far as GRUB legacy can read it: no extents, no 64 bits, inodes of the old size.
+    "ext4": f"{_COMMON},has_journal,huge_file,uninit_bg,dir_nlink",
+}
 BLOCK_SIZE = 1024
 
 
@@ -59,6 +65,11 @@ class Ext3:
         """Return the number of the block that holds a file's beginning."""
         return int(self.debugfs(f"bmap {path} 0").split()[-1])
 
+    def journal_blocks(self) -> frozenset[int]:
+        """Return the numbers of the blocks of the journal; none without one."""
+        words = self.debugfs("blocks <8>").split()
+        return frozenset(int(word) for word in words if word.isdecimal())
+
     def write_to_journal(self, block: int, content: bytes) -> None:
         """Leave a block's new content in the journal, so that a replay is due.
 
@@ -82,12 +93,15 @@ class Ext3:
         return result.stdout
 
 
-def make_ext3(image: Path, offset: int, size: int, tree: Path) -> Ext3:
-    """Make a file system of `size` bytes that holds a copy of a folder, all of it root's."""
+def make_ext3(image: Path, offset: int, size: int, tree: Path, kind: str = "ext3") -> Ext3:
+    """Make a file system of `size` bytes that holds a copy of a folder, all of it root's.
+
+    `kind` is one of FEATURES.
+    """
     run(
         [
-            *("mkfs.ext3", "-q", "-F", "-I", "128", "-b", str(BLOCK_SIZE), "-m", "0"),
-            *("-O", FEATURES, "-E", f"offset={offset},root_owner=0:0", "-d", tree),
+            *("mke2fs", "-t", kind, "-q", "-F", "-I", "128", "-b", str(BLOCK_SIZE), "-m", "0"),
+            *("-O", FEATURES[kind], "-E", f"offset={offset},root_owner=0:0", "-d", tree),
             *(image, str(size // BLOCK_SIZE)),
         ]
     )
