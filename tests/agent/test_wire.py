@@ -144,6 +144,48 @@ def test_a_session_survives_a_line_that_is_dead_for_half_a_minute() -> None:
     assert heard == [wire.Message({"n": 1})]
 
 
+def test_a_frame_reported_missing_is_sent_again_ever_more_rarely() -> None:
+    """The report may be old: nobody is there, or nothing passes, and the line must not be flooded.
+
+    A real one takes 45 ms for a frame.
+    """
+    agent, controller = opened()
+    agent.send({"text": "x" * 5000})
+    lines = agent.outgoing(0.0).splitlines(keepends=True)
+    controller.receive(b"".join(lines[1:]), 0.0)
+    agent.receive(controller.outgoing(0.0), 0.0)
+    ticks = [tick for tick in range(1, 300) if lines[0] in agent.outgoing(tick / 10)]
+    assert ticks[0] <= 2
+    assert len(ticks) < 15
+
+
+def test_an_acknowledgement_lost_in_the_middle_of_a_message_is_said_again() -> None:
+    """A line that breaks in every window would else deliver the same frames for ever."""
+    agent, controller = opened()
+    agent.send({"text": "x" * 5000})
+    first = b"".join(agent.outgoing(0.0).splitlines(keepends=True)[:3])
+    controller.receive(first, 0.0)
+    controller.outgoing(0.0)  # lost
+    assert controller.next_wakeup() < 0.5
+    assert not controller.outgoing(0.1)
+    before = agent.backlog
+    agent.receive(controller.outgoing(0.5), 0.5)
+    assert agent.backlog == before - 3
+    said = [tick for tick in range(5, 600) if controller.outgoing(tick / 10)]
+    assert len(said) < 5
+
+
+def test_an_acknowledgement_brings_the_rest_soon_after_a_long_silence() -> None:
+    agent, controller = opened()
+    agent.send({"text": "x" * 5000})
+    for tick in range(300):
+        lines = agent.outgoing(tick / 10).splitlines(keepends=True)
+    lines = agent.outgoing(34.0).splitlines(keepends=True)
+    controller.receive(lines[1], 34.0)
+    agent.receive(controller.outgoing(34.0), 34.0)
+    assert agent.next_wakeup() < 35.0
+
+
 def test_a_lost_welcome_is_said_again_when_the_agent_repeats_its_hello() -> None:
     agent, controller = wire.Connection("agent", HELLO), wire.Connection("controller")
     (hello,) = controller.receive(agent.outgoing(0.0), 0.0)
