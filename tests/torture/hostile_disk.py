@@ -11,28 +11,26 @@ import os
 import random
 import shutil
 import stat
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from bootgraft_agent.partition_table import read_partition_table
 from torture import hostile_trees
 from torture.family import Settings, Tally
+from torture.hostile_machines import MachineBench, try_machines
+from torture.hostile_tables import make_table
 from torture.hostile_trees import Victim, crowd, make_hostile
 from vm.payload import good_files, write_files
 from vm.trees import SAMPLES, SHAPES, SampleTree, build_tree
 
-TREES, TABLES = 300, 300  # cases by default
+TREES, TABLES, DAMAGED = 200, 300, 120  # cases by default
+MAX_DAMAGED = 400  # in one boot
 TREE_TIMEOUT = 60.0  # seconds; a folder takes less than one
 TABLE_TIMEOUT = 20.0
-SECTOR = 512
-IMAGE_SIZE = 4 << 20  # bytes
 LARGE = 64 << 20  # bytes; files above it are compared by their size alone
 
 
@@ -45,6 +43,14 @@ class HostileDisk:
         """Try folders, partition tables, and machines."""
         try_trees(settings.count or TREES, settings.scratch, rng, tally)
         try_tables(settings.count or TABLES, settings.scratch, rng, tally)
+        machines = settings.scratch / "machines"
+        machines.mkdir()
+        try_machines(
+            min(settings.count or DAMAGED, MAX_DAMAGED),
+            MachineBench(settings.iso, machines),
+            rng,
+            tally,
+        )
 
 
 # Folders
@@ -198,70 +204,3 @@ def try_table(image: Path) -> None:
         raise AssertionError("a damaged table has entries")
     if image.read_bytes() != before:
         raise AssertionError("the disk has changed")
-
-
-def make_table(image: Path, rng: random.Random) -> None:
-    """Make a disk with a table of one of the kinds that a hostile or broken installer leaves."""
-    with image.open("wb") as disk:
-        disk.truncate(IMAGE_SIZE)
-        rng.choice([_write_mbr, _write_extended, _write_gpt])(disk, rng)
-        if rng.random() < 0.3:
-            for _ in range(rng.randint(1, 20)):
-                disk.seek(rng.randrange(40 * SECTOR))
-                disk.write(rng.randbytes(rng.randint(1, 4)))
-
-
-def _write_mbr(disk: BinaryIO, rng: random.Random) -> None:
-    disk.seek(0)
-    disk.write(_table_sector([_entry(rng) for _ in range(4)]))
-
-
-def _entry(rng: random.Random) -> bytes:
-    """Give an entry: overlapping, beyond the end, of no size, of an unknown kind or flag."""
-    start = rng.choice([0, 1, 63, 2048, rng.randrange(IMAGE_SIZE // SECTOR), 0xFFFFFFFF])
-    size = rng.choice([0, 1, 2048, IMAGE_SIZE // SECTOR, 0x7FFFFFFF, 0xFFFFFFFF])
-    kind = rng.choice([0x83, 0x82, 0x05, 0x0F, 0x85, 0x8E, 0xFD, 0xEE, 0, rng.randrange(256)])
-    return struct.pack("<B3sB3sII", rng.choice([0, 0x80, 0x7F]), b"", kind, b"", start, size)
-
-
-def _table_sector(entries: Sequence[bytes]) -> bytes:
-    return bytes(446) + b"".join(entries).ljust(64, b"\0") + b"\x55\xaa"
-
-
-def _write_extended(disk: BinaryIO, rng: random.Random) -> None:
-    """Chain extended partitions: to each other, to themselves, backwards, without an end."""
-    sectors = IMAGE_SIZE // SECTOR
-    base = rng.choice([1, 63, 2048])
-    disk.seek(0)
-    extended = struct.pack("<B3sB3sII", 0, b"", 0x05, b"", base, rng.choice([sectors, 0xFFFFFFFF]))
-    disk.write(_table_sector([_entry(rng), extended]))
-    for at in range(base, min(sectors, base + rng.choice([1, 50, 4000]))):
-        following = rng.choice([at + 1 - base, at - base, 0, rng.randrange(sectors), 0xFFFFFFFF])
-        logical = struct.pack("<B3sB3sII", 0, b"", 0x83, b"", 1, rng.choice([1, 0, sectors]))
-        link = struct.pack("<B3sB3sII", 0, b"", 0x05, b"", following, 2)
-        disk.seek(at * SECTOR)
-        disk.write(_table_sector([logical, link]))
-
-
-def _write_gpt(disk: BinaryIO, rng: random.Random) -> None:
-    """Write a GPT whose checksums are right, as a rule, and whose numbers lie."""
-    sectors = IMAGE_SIZE // SECTOR
-    entries = b"".join(
-        rng.randbytes(32)
-        + struct.pack("<QQQ", *(rng.choice([0, 34, sectors, 1 << 63]) for _ in range(3)))
-        + rng.randbytes(72)
-        for _ in range(rng.randint(1, 8))
-    )
-    lie = rng.choice
-    header = struct.pack(
-        "<8sIIIIQQQQ16sQIII",
-        *(b"EFI PART", 0x10000, lie([92, 92, 92, 512, 0xFFFFFFFF]), 0, 0),
-        *(1, lie([sectors - 1, 1, 1 << 62]), lie([34, 0, 1 << 62]), lie([sectors - 34, 1 << 63])),
-        *(rng.randbytes(16), lie([2, 2, 2, 0, 1 << 60]), lie([8, 128, 0, 0xFFFFFFFF])),
-        *(lie([128, 128, 1, 0, 0xFFFFFFFF]), zlib.crc32(entries.ljust(1024, b"\0"))),
-    )
-    if rng.random() < 0.8:
-        header = header[:16] + struct.pack("<I", zlib.crc32(header)) + header[20:]
-    disk.seek(0)
-    disk.write(_table_sector([struct.pack("<B3sB3sII", 0, b"", 0xEE, b"", 1, 0xFFFFFFFF)]))
-    disk.write(header.ljust(SECTOR, b"\0") + entries)
