@@ -3,13 +3,14 @@
 # make test-vm   the larger matrices, too
 # make test-reproducible  build the ISO twice and compare
 # make torture   every fault from one seed: [SEED=n] [COUNT=n] [FAMILY="a b"]
+# make torture-mutants  broken builds, each of which a family must catch
 # make bench     how long it takes, beside guestfish
 # Each works alone on a fresh Debian 12 or 13, as root or with sudo.
 
 PYTHON := .venv/bin/python
 ISO := build/bootgraft.iso
 
-.PHONY: demo test test-vm test-reproducible torture bench lint iso prepare clean
+.PHONY: demo test test-vm test-reproducible torture torture-mutants bench lint iso prepare clean
 
 demo: iso
 	.venv/bin/bootgraft demo --iso $(ISO)
@@ -27,6 +28,9 @@ test-reproducible: iso
 torture: iso
 	PYTHONPATH=tests $(PYTHON) -m torture --iso $(ISO) $(if $(SEED),--seed $(SEED)) \
 		$(if $(COUNT),--count $(COUNT)) $(if $(FAMILY),--family $(FAMILY))
+
+torture-mutants: iso
+	PYTHONPATH=tests $(PYTHON) -m torture.mutants --iso $(ISO)
 
 bench: iso
 	PYTHONPATH=tests $(PYTHON) -m image.bench --iso $(ISO)

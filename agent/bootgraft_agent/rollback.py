@@ -270,6 +270,7 @@ def _restore(
     for menu in [each for each in due if each.is_menu]:
         with volumes.write("boot") as writable:
             temporary = _make_replacement(menu, writable)
+            _keep_inode(menu, writable)
         with volumes.write("boot") as writable:
             writable.rename(temporary, menu.path)
         note(menu, found[menu.path])
@@ -313,6 +314,15 @@ def _make_replacement(restore: _Restore, boot: WritableTree) -> str:
         return temporary
     content = boot.read(restore.backup, MAX_TEXT)
     return boot.write_temporary(restore.path, [content], like=restore.path)
+
+
+def _keep_inode(menu: _Restore, boot: WritableTree) -> None:
+    """Give the menu of the graft a second name until the old one is in its place.
+
+    Else the rename frees its inode, and that may reach the disk before the directory does: without
+    a replay of the journal GRUB then finds an empty menu.
+    """
+    boot.try_link(menu.path, temporary_beside(menu.path))
 
 
 def _restore_file(restore: _Restore, boot: WritableTree) -> None:

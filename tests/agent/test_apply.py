@@ -253,6 +253,26 @@ def test_after_a_power_cut_in_a_rollback_grub_finds_old_or_new_and_a_second_one_
         assert state(base) == before, f"change {at} of {total}"
 
 
+def test_no_switch_of_the_menu_frees_the_inode_of_the_other_one(base: Path) -> None:
+    """A freed inode may reach the disk before the directory does: GRUB reads an empty menu then."""
+    menu = base / "boot/grub/grub.conf"
+    switched: list[bool] = []
+
+    class Watched(Volumes):
+        @contextmanager
+        def write(self, where: Where) -> Iterator[WritableTree]:
+            before = menu.stat().st_ino
+            with super().write(where) as tree:
+                yield tree
+            if menu.stat().st_ino != before:
+                inodes = {path.lstat().st_ino for path in (base / "boot").rglob("*")}
+                switched.append(before in inodes)
+
+    graft(base, Watched(base))
+    roll_back("bootgraft", Watched(base), None, silent)
+    assert switched == [True, True]
+
+
 @pytest.mark.parametrize("path", ["boot/grub/grub.conf", "boot/shim", "root/etc/fstab"])
 def test_a_rollback_refuses_to_lose_what_somebody_changed_since(base: Path, path: str) -> None:
     graft(base)

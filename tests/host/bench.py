@@ -1,5 +1,6 @@
 """What tests of whole runs share: a bench with a simulated machine, and faults at its moments."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -12,8 +13,26 @@ from bootgraft_host.machine import MachineError, Media
 from bootgraft_host.replies import Log, Progress
 from bootgraft_host.results import RunResult
 from bootgraft_host.runs import StateDirectory
-from bootgraft_host.workflow import GraftOrder, run_graft
+from bootgraft_host.workflow import GraftOrder, run_graft, run_recover
 from host.simulated import CONFIGURATION, MARKER, Guest, SimulatedMachine
+
+# Each call of the machine's methods in a good run, numbered where repeated, in the order of the
+# first: of a run as most are, and what others have besides.
+# `test_faults.test_the_points_of_a_run_are_those_listed` reads them from runs.
+PLAIN = (
+    *("problems", "remarks", "capture", "prepare_media"),
+    *("attach", "attach, half done", "attach, done"),
+    *("start", "start, done", "open_serial", "open_serial, done", "wait_off"),
+    *("detach", "detach, half done", "detach, done", "prepare_confirm", "prepare_confirm, done"),
+    *("start 2", "start, done 2", "read_screen_text", "take_screenshot"),
+    *("open_serial 2", "open_serial, done 2", "take_screenshot 2", "heartbeat"),
+    *("turn_off", "turn_off, done", "wait_off 2"),
+    *("detach 2", "detach, half done 2", "detach, done 2"),
+)
+MORE = (
+    *("prepare_media, done", "take_checkpoint", "take_checkpoint, done"),
+    *("insert_payload", "insert_payload, done", "remove_checkpoint", "remove_checkpoint, done"),
+)
 
 EXPECT = re.compile(MARKER)
 QUICK = Deadlines(
@@ -142,3 +161,25 @@ def check_aftermath(bench: Bench, result: RunResult) -> None:
 
 def at(request: str, act: Callable[[], None]) -> Callable[[str], None]:
     return lambda name: act() if name == request else None
+
+
+def check_recovery(bench: Bench) -> None:
+    """Recover restores; the adapter stays exactly where the guest is known to be grafted."""
+    (record,) = bench.state.list_unfinished()
+    recovered = run_recover(bench.setup(bench.machine()))
+    assert (recovered.outcome, recovered.exit_status) == ("restored", 0)
+    assert bench.machine().state() == "off"
+    assert not bench.unfinished()
+    expected = GRAFTED_CONFIGURATION if record.stage == "grafted" else CONFIGURATION
+    assert bench.machine().configuration == expected
+    assert bench.machine().uploads == []
+    assert recovered.checkpoint == (None if record.stage == "captured" else record.checkpoint)
+    assert set(bench.machine().checkpoints) <= {recovered.checkpoint}
+
+
+def kill_in_a_run(bench: Bench, machine: SimulatedMachine) -> None:
+    """Do a run in a process of its own, which is killed in it."""
+    process = multiprocessing.get_context("fork").Process(target=bench.graft, args=(machine,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL

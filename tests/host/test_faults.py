@@ -1,7 +1,5 @@
 """Runs in which something fails, whatever it is and whenever: what they come to."""
 
-import multiprocessing
-import signal
 from collections.abc import Callable
 
 import pytest
@@ -12,34 +10,21 @@ from bootgraft_host.workflow import (
 )
 from host.bench import (
     GRAFTED_CONFIGURATION,
+    MORE,
+    PLAIN,
     Bench,
     FaultAt,
     at,
     check_aftermath,
+    check_recovery,
     interrupt,
     kill,
+    kill_in_a_run,
     raise_machine_error,
     raise_os_error,
 )
-from host.simulated import CONFIGURATION, Guest, SimulatedMachine
+from host.simulated import CONFIGURATION, Guest
 
-# Each call of the machine's methods in a good run, numbered where repeated, in the order of the
-# first: of a run as most are, and what others have besides.
-# `test_the_points_of_a_run_are_those_listed` reads them from runs.
-PLAIN = (
-    *("problems", "remarks", "capture", "prepare_media"),
-    *("attach", "attach, half done", "attach, done"),
-    *("start", "start, done", "open_serial", "open_serial, done", "wait_off"),
-    *("detach", "detach, half done", "detach, done", "prepare_confirm", "prepare_confirm, done"),
-    *("start 2", "start, done 2", "read_screen_text", "take_screenshot"),
-    *("open_serial 2", "open_serial, done 2", "take_screenshot 2", "heartbeat"),
-    *("turn_off", "turn_off, done", "wait_off 2"),
-    *("detach 2", "detach, half done 2", "detach, done 2"),
-)
-MORE = (
-    *("prepare_media, done", "take_checkpoint", "take_checkpoint, done"),
-    *("insert_payload", "insert_payload, done", "remove_checkpoint", "remove_checkpoint, done"),
-)
 at_each_point = pytest.mark.parametrize(
     ("everything", "point"),
     [(False, point) for point in PLAIN] + [(True, point) for point in MORE],
@@ -155,28 +140,6 @@ def test_a_fault_for_good_restores_or_says_what_is_left_and_recover_does_it(
     assert "`bootgraft recover '/vms/my vm.toml'`" in result.message
     assert not result.machine_restored
     check_recovery(bench)
-
-
-def check_recovery(bench: Bench) -> None:
-    """Recover restores; the adapter stays exactly where the guest is known to be grafted."""
-    (record,) = bench.state.list_unfinished()
-    recovered = run_recover(bench.setup(bench.machine()))
-    assert (recovered.outcome, recovered.exit_status) == ("restored", 0)
-    assert bench.machine().state() == "off"
-    assert not bench.unfinished()
-    expected = GRAFTED_CONFIGURATION if record.stage == "grafted" else CONFIGURATION
-    assert bench.machine().configuration == expected
-    assert bench.machine().uploads == []
-    assert recovered.checkpoint == (None if record.stage == "captured" else record.checkpoint)
-    assert set(bench.machine().checkpoints) <= {recovered.checkpoint}
-
-
-def kill_in_a_run(bench: Bench, machine: SimulatedMachine) -> None:
-    """Do a run in a process of its own, which is killed in it."""
-    process = multiprocessing.get_context("fork").Process(target=bench.graft, args=(machine,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
 
 
 @at_each_point

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,11 +135,32 @@ def make_iso_with_agent(
 
     `package` is the __init__ of the package that the module is in.
     """
+    return _with_agent_files(
+        iso, {"__init__.py": package, "__main__.py": main_module}, folder, "changed.iso"
+    )
+
+
+def make_iso_with_package(iso: Path, package: Path, folder: Path, name: str) -> Path:
+    """Make an ISO from the live one, with the agent of another source tree in it."""
+    files = {str(path.relative_to(package)): path.read_bytes() for path in package.rglob("*.py")}
+    return _with_agent_files(iso, files, folder, name)
+
+
+def make_iso_beside_agent(iso: Path, package: bytes, folder: Path, name: str) -> Path:
+    """Make an ISO from the live one in which something runs beside the agent.
+
+    `package` is the __init__ of the agent's package; it must extend __path__ to where the agent is.
+    """
+    return _with_agent_files(iso, {"__init__.py": package}, folder, name)
+
+
+def _with_agent_files(iso: Path, files: Mapping[str, bytes], folder: Path, name: str) -> Path:
+    """Add files of the agent to the initrd: as its last archive they win."""
     initrd = extract(iso, "/boot/initrd.img", folder)
     with initrd.open("ab") as file:
         file.write(b"\0" * (-file.tell() % 4))
-        file.write(cpio.encode(_agent_members(main_module, package)))
-    changed = folder / "changed.iso"
+        file.write(cpio.encode(_agent_members(files)))
+    changed = folder / name
     run(
         [
             *("xorriso", "-indev", iso, "-outdev", changed, "-boot_image", "any", "replay"),
@@ -149,10 +170,10 @@ def make_iso_with_agent(
     return changed
 
 
-def _agent_members(main_module: bytes, package: bytes) -> list[cpio.Member]:
-    folders = [path for path in reversed(Path(_AGENT_FOLDER).parents) if path.name]
+def _agent_members(files: Mapping[str, bytes]) -> list[cpio.Member]:
+    paths = {str(Path(_AGENT_FOLDER, path)): content for path, content in sorted(files.items())}
+    folders = {str(folder) for path in paths for folder in Path(path).parents if folder.name}
     return [
-        *(cpio.directory(str(path)) for path in [*folders, _AGENT_FOLDER]),
-        cpio.regular(f"{_AGENT_FOLDER}/__init__.py", package),
-        cpio.regular(f"{_AGENT_FOLDER}/__main__.py", main_module),
+        *(cpio.directory(path) for path in sorted(folders)),
+        *(cpio.regular(path, content) for path, content in paths.items()),
     ]

@@ -13,10 +13,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from torture.family import Family, Settings, Tally
+from torture.controller_killed import ControllerKilled
+from torture.family import EnoughLostError, Family, Settings, Tally
+from torture.power_cut import PowerCut
+from torture.write_log import TreeModeLog, WriteLog
 from vm.bench import find_live_iso
 
-FAMILIES: tuple[Family, ...] = ()
+FAILED = "the family itself failed"
+FAMILIES: tuple[Family, ...] = (
+    WriteLog(),
+    TreeModeLog(),
+    PowerCut(),
+    ControllerKilled(),
+)
 
 
 def main(argv: Sequence[str] | None = None, families: Sequence[Family] = FAMILIES) -> int:
@@ -33,6 +42,7 @@ def _parse(argv: Sequence[str] | None, families: Sequence[Family]) -> argparse.N
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
     parser.add_argument("--count", type=_positive, help="cases of each family")
     parser.add_argument("--iso", type=Path, help="the live ISO; by default the one that was built")
+    parser.add_argument("--enough", type=_positive, help="end a family at so many lost cases")
     names = [family.name for family in families]
     parser.add_argument("--family", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     return parser.parse_args(argv)
@@ -48,15 +58,18 @@ def _positive(text: str) -> int:
 def _run(family: Family, arguments: argparse.Namespace) -> int:
     """Run one family and say how it went; give how many cases were lost."""
     started = time.monotonic()
-    tally = Tally()
+    tally = Tally(enough=arguments.enough)
     with tempfile.TemporaryDirectory(prefix="bootgraft-torture-") as scratch:
         iso = arguments.iso or find_live_iso()
         settings = Settings(arguments.seed, arguments.count, iso.absolute(), Path(scratch))
         try:
             rng = random.Random(f"{settings.seed}:{family.name}")  # noqa: S311
             family.run(settings, rng, tally)
+        except EnoughLostError:
+            say(f"{family.name}: ended at {tally.enough} lost")
         except Exception as error:  # noqa: BLE001 - the other families are still to run
-            tally.lose(f"the family itself failed: {type(error).__name__}: {error}")
+            tally.enough = None
+            tally.lose(f"{FAILED}: {type(error).__name__}: {error}")
     seconds = time.monotonic() - started
     lost = len(tally.lost)
     say(

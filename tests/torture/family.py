@@ -18,12 +18,17 @@ class Settings:
     scratch: Path
 
 
+class EnoughLostError(BaseException):
+    """As many cases are lost as anybody wanted to see."""
+
+
 @dataclass
 class Tally:
     """The cases of a family: how many were tried, and a line on each that was lost."""
 
     tried: int = 0
     lost: list[str] = field(default_factory=list)
+    enough: int | None = None  # lost cases at which the family ends; None: it tries all
 
     @property
     def survived(self) -> int:
@@ -42,6 +47,8 @@ class Tally:
     def lose(self, line: str) -> None:
         """Note that a case, tried already, was lost."""
         self.lost.append(" ".join(line.split()))
+        if self.enough is not None and len(self.lost) >= self.enough:
+            raise EnoughLostError
 
 
 class Family(Protocol):

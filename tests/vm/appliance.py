@@ -161,6 +161,13 @@ def convert_to_vhd(raw: Path, vhd: Path, subformat: Subformat) -> None:
 
 def write_boot_tree(boot: Path) -> None:
     """Write the content of the boot partition; all but GRUB's own files are the appliance's."""
+    write_grub_tree(boot)
+    (boot / KERNEL).write_bytes(debian_guest.read_kernel_xen())
+    (boot / INITRD).write_bytes(make_initrd(old_names=True))
+
+
+def write_grub_tree(boot: Path) -> None:
+    """Write the content of the boot partition but for the kernel and its initrd."""
     grub = boot / "grub"
     grub.mkdir(parents=True)
     copy_grub_files(grub, "/grub/grub.conf")
@@ -168,8 +175,6 @@ def write_boot_tree(boot: Path) -> None:
     (grub / "grub.conf").chmod(0o600)
     (grub / "menu.lst").symlink_to("./grub.conf")
     (grub / "device.map").write_text(DEVICE_MAP)
-    (boot / KERNEL).write_bytes(debian_guest.read_kernel_xen())
-    (boot / INITRD).write_bytes(make_initrd(old_names=True))
     (boot / f"config-{RELEASE}").write_text(KERNEL_CONFIG)
 
 

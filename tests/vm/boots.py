@@ -59,6 +59,10 @@ class Boot:
     ) -> None:
         self.close()
 
+    def cut_power(self) -> None:
+        """Kill QEMU, in whatever it does; may be called from another thread."""
+        self._process.kill()
+
     def close(self) -> None:
         """End QEMU, whatever state it is in, and remove its files."""
         self._process.kill()

@@ -12,7 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from vm.commands import run
 
-FEATURES = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file"
+_COMMON = "none,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file"
+FEATURES = {
+    "ext2": _COMMON,
+    "ext3": f"{_COMMON},has_journal",
+    # As far as GRUB legacy can read it: no extents, no 64 bits, inodes of the old size.
+    "ext4": f"{_COMMON},has_journal,huge_file,uninit_bg,dir_nlink",
+}
 BLOCK_SIZE = 1024
 
 
@@ -82,12 +88,15 @@ class Ext3:
         return result.stdout
 
 
-def make_ext3(image: Path, offset: int, size: int, tree: Path) -> Ext3:
-    """Make a file system of `size` bytes that holds a copy of a folder, all of it root's."""
+def make_ext3(image: Path, offset: int, size: int, tree: Path, kind: str = "ext3") -> Ext3:
+    """Make a file system of `size` bytes that holds a copy of a folder, all of it root's.
+
+    `kind` is one of FEATURES.
+    """
     run(
         [
-            *("mkfs.ext3", "-q", "-F", "-I", "128", "-b", str(BLOCK_SIZE), "-m", "0"),
-            *("-O", FEATURES, "-E", f"offset={offset},root_owner=0:0", "-d", tree),
+            *("mke2fs", "-t", kind, "-q", "-F", "-I", "128", "-b", str(BLOCK_SIZE), "-m", "0"),
+            *("-O", FEATURES[kind], "-E", f"offset={offset},root_owner=0:0", "-d", tree),
             *(image, str(size // BLOCK_SIZE)),
         ]
     )

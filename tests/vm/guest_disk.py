@@ -23,6 +23,7 @@ class Partition:
 
     size: int
     tree: Path | None  # None: a swap partition, left empty
+    kind: str = "ext3"  # of the file system: one of ext3.FEATURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def make_guest_disk(path: Path, *partitions: Partition) -> GuestDisk:
     return GuestDisk(
         path,
         tuple(
-            make_ext3(path, start, partition.size, partition.tree)
+            make_ext3(path, start, partition.size, partition.tree, partition.kind)
             for start, partition in laid_out
             if partition.tree is not None
         ),
