@@ -34,23 +34,26 @@ TABLE_TIMEOUT = 20.0
 LARGE = 64 << 20  # bytes; files above it are compared by their size alone
 
 
+class HostileTree:
+    """The family of what needs no machine: folders, and partition tables in files."""
+
+    name = "hostile_tree"
+
+    def run(self, settings: Settings, rng: random.Random, tally: Tally) -> None:
+        """Try them."""
+        try_trees(settings.count or TREES, settings.scratch, rng, tally)
+        try_tables(settings.count or TABLES, settings.scratch, rng, tally)
+
+
 class HostileDisk:
-    """The family."""
+    """The family of disks in the live system."""
 
     name = "hostile_disk"
 
     def run(self, settings: Settings, rng: random.Random, tally: Tally) -> None:
-        """Try folders, partition tables, and machines."""
-        try_trees(settings.count or TREES, settings.scratch, rng, tally)
-        try_tables(settings.count or TABLES, settings.scratch, rng, tally)
-        machines = settings.scratch / "machines"
-        machines.mkdir()
-        try_machines(
-            min(settings.count or DAMAGED, MAX_DAMAGED),
-            MachineBench(settings.iso, machines),
-            rng,
-            tally,
-        )
+        """Try them, in three boots."""
+        count = min(settings.count or DAMAGED, MAX_DAMAGED)
+        try_machines(count, MachineBench(settings.iso, settings.scratch), rng, tally)
 
 
 # Folders

@@ -71,13 +71,22 @@ class Plight:
 
 
 class SerialLine:
-    """The family."""
+    """The family of conversations with a guest that is a folder."""
 
     name = "serial_line"
 
     def run(self, settings: Settings, rng: random.Random, tally: Tally) -> None:
-        """Try conversations with a guest that is a folder, then whole runs."""
+        """Try them."""
         try_conversations(settings.count or DEFAULT_COUNT, settings.scratch, rng, tally)
+
+
+class SerialRuns:
+    """The family of whole runs on a machine; always the same three."""
+
+    name = "serial_runs"
+
+    def run(self, settings: Settings, rng: random.Random, tally: Tally) -> None:
+        """Try them."""
         try_whole_runs(settings.iso, settings.scratch, rng, tally)
 
 
@@ -150,11 +159,14 @@ def try_conversations(count: int, scratch: Path, rng: random.Random, tally: Tall
     """Try so many conversations, some at once."""
     bench = FolderBench(scratch)
     plights = [draw_plight(number, rng) for number in range(count)]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         ends = [(plight, pool.submit(bench.try_line, plight)) for plight in plights]
         for plight, end in ends:
             with tally.case(plight.name):
                 end.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class FolderBench:
@@ -265,11 +277,13 @@ class FolderAgent:
         self._master, slave = os.openpty()
         tty.setraw(slave)
         tty.setraw(self._master)
+        paths = filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1])])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         arguments = [os.ttyname(slave), self.guest, payload, self._record]
         with (folder / "agent.log").open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "torture.tree_agent", *map(str, arguments)],
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
             )
