@@ -1,14 +1,18 @@
 """The serial protocol: frames both ways, garbage between them, lossy lines, hostile peers."""
 
 import random
+import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bootgraft_agent import wire
+from torture.wire_input import try_input
 
+CORPUS = Path(__file__).parents[1] / "data/wire-corpus"
 HELLO: dict[str, wire.JSON] = {
     "agent_version": "0.1.0",
     "image": "abc",
@@ -70,6 +74,44 @@ def test_noise_without_our_marker_never_hides_the_frame_after_it(
 @given(st.binary(max_size=4096))
 def test_any_bytes_are_decoded_without_an_error(data: bytes) -> None:
     feed(wire.Decoder(), [data])
+
+
+@given(st.binary(max_size=2048))
+def test_any_bytes_and_any_frames_are_taken_within_bounds(data: bytes) -> None:
+    try_input(data)
+
+
+def test_what_the_fuzzer_has_found_is_taken_within_bounds() -> None:
+    """The minimised corpus of ten minutes of a coverage-guided fuzzer, torture.fuzz_wire."""
+    corpus = list(CORPUS.iterdir())
+    assert len(corpus) > 50
+    for path in corpus:
+        try_input(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(b"@bg", b"@", b"@bg1 x", b"\r", b"\n", b"\0", b"@bg1 5e3a9c01 D 1 00000000 ", b"\r@bg"),
+        FRAMES[1][1],
+        wire.encode_frame(wire.Frame(1, "5e3a9c01", "D", 30, "{}")),
+        wire.encode_frame(wire.Frame(1, "5e3a9c01", "A", 3, "f," * 300)),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 100, 1 << 30])
+def test_time_is_no_more_than_linear_in_what_comes(pattern: bytes, piece: int) -> None:
+    short = pattern * (20_000 // len(pattern))
+    once = min(seconds_to_take(short, piece) for _ in range(5))
+    eight_times = min(seconds_to_take(short * 8, piece) for _ in range(3))
+    assert eight_times < 8 * once * 3 + 0.02
+
+
+def seconds_to_take(stream: bytes, piece: int) -> float:
+    agent, _ = opened()
+    began = time.process_time()
+    for at in range(0, len(stream), piece):
+        agent.receive(stream[at : at + piece], 1.0)
+    return time.process_time() - began
 
 
 @given(st.integers(0, len(FRAMES[1][1]) - 2), st.integers(1, 255))

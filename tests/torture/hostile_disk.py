@@ -27,7 +27,7 @@ from torture.hostile_trees import Victim, crowd, make_hostile
 from vm.payload import good_files, write_files
 from vm.trees import SAMPLES, SHAPES, SampleTree, build_tree
 
-TREES, TABLES, DAMAGED = 200, 300, 120  # cases by default
+TREES, TABLES, DAMAGED = 200, 300, 60  # cases by default
 MAX_DAMAGED = 400  # in one boot
 TREE_TIMEOUT = 60.0  # seconds; a folder takes less than one
 TABLE_TIMEOUT = 20.0

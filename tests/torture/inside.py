@@ -44,6 +44,8 @@ from bootgraft_agent.view import guest_json  # noqa: E402
 CASES = b"bootgraft cases "  # then the length of a JSON text, in ten digits, and that text
 MAKE_LVM = b"bootgraft: make an LVM volume here"
 MAKE_MD = b"bootgraft: make an array here"
+# lvm's own, which would lie among the live system's files.
+WITHOUT_ARCHIVE = "backup { backup=0 archive=0 }"
 CASE_TIMEOUT = 60.0  # seconds
 INSPECT_TIMEOUT = 240.0
 REBOOT_POWER_OFF = 0x4321FEDC  # reboot(2)
@@ -205,7 +207,8 @@ def make_lvm(node: Path, report: Callable[..., None]) -> None:
         ["lvcreate", "-y", "-Wn", "-Zn", "-L", "4M", "-n", "root", "hostile"],
         ["vgchange", "-an", "hostile"],
     ):
-        done = subprocess.run(["lvm", *argv], capture_output=True, text=True, check=False)
+        command = ["lvm", *argv, "--config", WITHOUT_ARCHIVE]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         report(system={f"lvm {argv[0]}": [done.returncode, done.stderr[-300:]]})
 
 
