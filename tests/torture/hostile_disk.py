@@ -23,7 +23,7 @@ from torture import hostile_trees
 from torture.family import Settings, Tally
 from torture.hostile_machines import MachineBench, try_machines
 from torture.hostile_tables import make_table
-from torture.hostile_trees import Victim, crowd, make_hostile
+from torture.hostile_trees import Victim, check_harmless, crowd, make_hostile
 from vm.payload import good_files, write_files
 from vm.trees import SAMPLES, SHAPES, SampleTree, build_tree
 
@@ -144,13 +144,6 @@ class TreeBench:
 def has_boot_of_its_own(name: str) -> bool:
     """Whether a sample tree's boot folder is a file system of its own."""
     return (SAMPLES / name / "boot").is_dir()
-
-
-def check_harmless(text: str) -> None:
-    """Raise where a terminal would act on some text."""
-    harmful = {each for each in text if not each.isprintable() and each not in "\n\t"}
-    if harmful:
-        raise AssertionError(f"control characters were shown: {sorted(harmful)!r}")
 
 
 def check_same(what: str, before: Mapping[str, str], after: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ disks that lie, loop, or pass for each other; a third one is looked at by a cont
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import random
@@ -19,8 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from rich.console import Console
+
 from bootgraft_agent.errors import BootgraftError, RefusedError
+from bootgraft_agent.wire import JSON
 from bootgraft_host.client import Client
+from bootgraft_host.replies import parse_inspection
+from bootgraft_host.report import print_result
+from bootgraft_host.results import RunResult
 from image.bench import BESIDE_THE_AGENT
 from image.live_boot import (
     ProbeReport,
@@ -33,6 +40,7 @@ from image.live_boot import (
 from torture import hostile_trees
 from torture.family import Tally
 from torture.hostile_tables import make_table, partition_entry, table_sector
+from torture.hostile_trees import check_harmless
 from vm.commands import run
 from vm.guest_disk import MIB, GuestDisk, Partition, install_grub, make_guest_disk
 from vm.trees import build_tree
@@ -328,20 +336,37 @@ def try_from_outside(bench: MachineBench, disks: Sequence[HostileDisk], tally: T
                 *(("rollback", {"boot_partition": each}) for each in ("hda1", "hdd1")),
             ):
                 with tally.case(f"{name} {options} of a machine of hostile disks"):
-                    ask(client, name, options)
+                    answer = ask(client, name, options)
+                    if name == "inspect":
+                        check_shown(answer)
             with contextlib.suppress(BootgraftError):
                 client.request("power_off", {}, 60.0)
         boot.wait_off(60.0)
     check_unchanged(disks, before, tally)
 
 
-def ask(client: Client, name: str, options: Mapping[str, str]) -> None:
+def ask(client: Client, name: str, options: Mapping[str, str]) -> Mapping[str, JSON]:
     """Ask for something; a result or a refusal is an answer, an internal error is none."""
     try:
-        client.request(name, options, REQUEST_TIMEOUT)
+        return client.request(name, options, REQUEST_TIMEOUT)
     except RefusedError as error:
         if len(str(error)) < 20:
             raise AssertionError(f"refused without a reason: {error}") from error
+        return {}
+
+
+def check_shown(answer: Mapping[str, JSON]) -> None:
+    """Raise where a terminal would act on what an inspect of hostile disks shows."""
+    inspection = parse_inspection(answer)
+    if "\\u001b" not in json.dumps(answer):
+        raise AssertionError("no disk has a label that a terminal would act on")
+    result = RunResult("inspect", "run", Path("run"), "machine", "machine")
+    result.inspection, result.outcome = inspection, "inspected"
+    shown = io.StringIO()
+    print_result(result, Console(file=shown, width=500))
+    if len(shown.getvalue()) < 500:
+        raise AssertionError(f"nothing was shown: {shown.getvalue()}")
+    check_harmless(shown.getvalue())
 
 
 def check_unchanged(disks: Sequence[HostileDisk], before: Mapping[str, str], tally: Tally) -> None:

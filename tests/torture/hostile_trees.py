@@ -314,3 +314,10 @@ def crowd(folder: Path, count: int) -> None:
     """Fill a folder with so many names."""
     for number in range(count):
         os.close(os.open(folder / f"{number:06d}", os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def check_harmless(text: str) -> None:
+    """Raise where a terminal would act on some text."""
+    harmful = {each for each in text if not each.isprintable() and each not in "\n\t"}
+    if harmful:
+        raise AssertionError(f"control characters were shown: {sorted(harmful)!r}")
