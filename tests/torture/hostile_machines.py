@@ -109,6 +109,8 @@ def try_damaged(count: int, bench: MachineBench, rng: random.Random, tally: Tall
         image.write_bytes(words.ljust(32 * MIB, b"\0"))
     before = hash_file(carrier)
     report = run_inside(bench, [carrier, bench.lvm(), bench.md()], CASES_TIMEOUT)
+    with bench.md().open("r+b") as disk:
+        disk.write(bytes(len(MAKE_MD)))  # the array's own record is at the disk's end
     for number, name in enumerate(names):
         with tally.case(f"file system {number}, damaged: {name}"):
             check_outcome(report.devices[f"case {number}"]["outcome"], is_good=number == 0)

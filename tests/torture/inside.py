@@ -239,7 +239,9 @@ def inspect_machine() -> dict[str, object]:
     ]
     found["writable"] = list_writable()
     # That there was something to start: the volume group, and the array.
-    found["volumes"] = ask("lvm", "vgs", "--noheadings", "-o", "vg_name")
+    found["volumes"] = ask(
+        "lvm", "vgs", "--noheadings", "-o", "vg_name", "--config", WITHOUT_ARCHIVE
+    )
     found["arrays"] = ask("mdadm", "--examine", "--scan")
     return found
 
