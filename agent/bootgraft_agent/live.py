@@ -427,6 +427,8 @@ def find_payload(machine: Machine) -> tuple[Payload | None, str | None, DvdDrive
                 found.append((read_payload(tree, drive.name), drive))
         except RefusedError as error:
             notes.append(str(error))
+        except OSError as error:
+            notes.append(f"{drive.name} cannot be read: {error.strerror}; is the ISO complete?")
     if len(found) > 1:
         listed = " and ".join(payload.name for payload, _ in found)
         raise AmbiguousError(f"{listed} both hold a shim directory; eject one of these DVDs")
