@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 READY = Path("/run/bootgraft/ready")
+sys.dont_write_bytecode = True  # an agent from sources would else leave files of its own
 if __name__ == "__main__":
     while not READY.exists():
         time.sleep(0.1)
