@@ -191,7 +191,9 @@ def _write(step: WriteFile, tree: WritableTree, progress: Progress) -> None:
 
 
 def _check_unchanged(step: WriteFile, tree: Tree) -> None:
-    if tree.digest(step.target.path) != sha256(step.before):
+    path = step.target.path
+    # Of a link only its target would be what the plan saw, and the link would be replaced.
+    if tree.digest(path) != sha256(step.before) or tree.resolve(path) != path:
         raise RefusedError(f"{step.target} has changed since the plan was made; start again")
 
 

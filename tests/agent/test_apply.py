@@ -292,6 +292,59 @@ def test_a_file_that_changed_since_the_plan_ends_the_graft_undone(base: Path, pa
     assert state(base) == before
 
 
+@pytest.mark.parametrize("path", ["boot/grub/grub.conf", "boot/grub/device.map", "root/etc/fstab"])
+def test_a_file_that_became_a_link_since_the_plan_ends_the_graft_undone(
+    base: Path, path: str
+) -> None:
+    """What it leads to is still as the plan saw it."""
+    file = base / path
+    file.rename(file.with_name("moved"))
+    file.symlink_to("moved")
+    before = state(base)
+    with pytest.raises(RefusedError, match="has changed since the plan was made"):
+        apply_plan(PLAN, Volumes(base), "run-1", silent)
+    assert state(base) == before
+
+
+@pytest.mark.parametrize("opening", [1, 2])
+@pytest.mark.parametrize("path", ["boot/grub/grub.conf", "root/etc/fstab"])
+def test_a_file_that_changes_while_the_graft_is_made_ends_it_undone(
+    base: Path, path: str, opening: int
+) -> None:
+    """Somebody else writes to it between two of the graft's openings; that change stays."""
+    before = state(base)
+
+    class Visited(Volumes):
+        @contextmanager
+        def write(self, where: Where) -> Iterator[WritableTree]:
+            if len(self.openings) == opening:
+                (base / path).write_bytes(b"changed in between")
+            with super().write(where) as tree:
+                yield tree
+
+    if (path, opening) == ("root/etc/fstab", 2):
+        reason = "did not read back as it was written"  # it was written before
+    else:
+        reason = "has changed since the plan was made"
+    with pytest.raises(RefusedError, match=f"was taken back whole: .* {reason}"):
+        apply_plan(PLAN, Visited(base), "run-1", silent)
+    after = state(base)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert changed == {path}
+    assert (base / path).read_bytes() == b"changed in between"
+    assert set(after) == set(before)
+
+
+def test_a_file_that_appeared_since_the_plan_where_one_is_to_be_copied_ends_the_graft_undone(
+    base: Path,
+) -> None:
+    (base / "boot/shim").write_bytes(b"somebody else's")
+    before = state(base)
+    with pytest.raises(RefusedError, match="has appeared since the plan was made"):
+        apply_plan(PLAN, Volumes(base), "run-1", silent)
+    assert state(base) == before
+
+
 def test_a_payload_that_is_not_what_the_plan_saw_ends_the_graft_undone(base: Path) -> None:
     before = state(base)
     (base / "payload/shim/shim").write_bytes(SHIM[:-1])

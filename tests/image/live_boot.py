@@ -55,7 +55,7 @@ def uefi(folder: Path, *, secure_boot: bool) -> list[str]:
 def extract(iso: Path, path: str, folder: Path) -> Path:
     """Take a file out of an ISO."""
     file = folder / Path(path).name
-    run(["xorriso", "-osirrox", "on", "-indev", iso, "-extract", path, file])
+    run(["xorriso", "-osirrox", "on", "-indev", f"stdio:{iso}", "-extract", path, file])
     file.chmod(0o600)
     return file
 
@@ -163,8 +163,9 @@ def _with_agent_files(iso: Path, files: Mapping[str, bytes], folder: Path, name:
     changed = folder / name
     run(
         [
-            *("xorriso", "-indev", iso, "-outdev", changed, "-boot_image", "any", "replay"),
-            *("-map", initrd, "/boot/initrd.img", "-end"),
+            # stdio: as xorriso takes everything below /dev, /dev/shm too, for a burner.
+            *("xorriso", "-indev", f"stdio:{iso}", "-outdev", f"stdio:{changed}"),
+            *("-boot_image", "any", "replay", "-map", initrd, "/boot/initrd.img", "-end"),
         ]
     )
     return changed

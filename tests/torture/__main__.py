@@ -5,8 +5,11 @@ case of any family is lost.
 """
 
 import argparse
+import os
 import random
 import secrets
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -14,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torture.controller_killed import ControllerKilled
-from torture.family import EnoughLostError, Family, Settings, Tally
+from torture.family import EnoughLostError, Family, Settings, Tally, describe
 from torture.hostile_disk import HostileDisk, HostileTree
 from torture.payload_iso import PayloadIso
 from torture.power_cut import PowerCut
@@ -22,6 +25,7 @@ from torture.serial_line import SerialLine, SerialRuns
 from torture.write_log import TreeModeLog, WriteLog
 from vm.bench import find_live_iso
 
+MEMORY_NEEDED = 4 << 30  # bytes
 FAILED = "the family itself failed"
 FAMILIES: tuple[Family, ...] = (
     WriteLog(),
@@ -67,7 +71,7 @@ def _run(family: Family, arguments: argparse.Namespace) -> int:
     """Run one family and say how it went; give how many cases were lost."""
     started = time.monotonic()
     tally = Tally(enough=arguments.enough)
-    with tempfile.TemporaryDirectory(prefix="bootgraft-torture-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="bootgraft-torture-", dir=_find_place()) as scratch:
         iso = arguments.iso or find_live_iso()
         settings = Settings(arguments.seed, arguments.count, iso.absolute(), Path(scratch))
         try:
@@ -77,7 +81,8 @@ def _run(family: Family, arguments: argparse.Namespace) -> int:
             say(f"{family.name}: ended at {tally.enough} lost")
         except Exception as error:  # noqa: BLE001 - the other families are still to run
             tally.enough = None
-            tally.lose(f"{FAILED}: {type(error).__name__}: {error}")
+            tally.tried += 1
+            tally.lose(f"{FAILED}: {describe(error)}")
     seconds = time.monotonic() - started
     lost = len(tally.lost)
     say(
@@ -93,6 +98,14 @@ def _run(family: Family, arguments: argparse.Namespace) -> int:
     return lost or tally.tried == 0
 
 
+def _find_place() -> str | None:
+    """Give a folder in memory, if there is one with room: thousands of small disks are made."""
+    memory = Path("/dev/shm")
+    if "TMPDIR" in os.environ or not memory.is_dir():
+        return None
+    return str(memory) if shutil.disk_usage(memory).free > MEMORY_NEEDED else None
+
+
 def say(text: str) -> None:
     """Print one line at once."""
     sys.stdout.write(f"{text}\n")
@@ -100,4 +113,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no mount stays
     sys.exit(main())

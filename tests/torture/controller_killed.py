@@ -1,14 +1,16 @@
 """The controller killed anywhere, two controllers on one machine, a full disk, a read-only one.
 
 The controller and its records on the disk are the real ones; the machine is simulated, with rules
-as a hypervisor's, and outlives the controller. At the end the machine's configuration is as it was
-captured, or the run was completed; nothing else.
+as a hypervisor's, and outlives the controller; a few runs are of QEMU's machines. At the end the
+machine's configuration is as it was captured, or the run was completed; nothing else.
 """
 
 import contextlib
 import multiprocessing
 import os
 import random
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,12 +32,21 @@ from host.bench import (
 )
 from host.simulated import CONFIGURATION, Guest, SimulatedMachine
 from torture.family import Settings, Tally
+from torture.small_appliance import BOOTED, build_small_appliance
+from vm.appliance import convert_to_vhd
+from vm.bench import Bench as RealBench
 from vm.commands import run
+from vm.demo import VM_TOML
+from vm.payload import build_payload
 
 INSTANTS = 60
+REAL_RUNS = 2
+REAL_RUN_LENGTH = 50.0  # seconds; most of them until the live system has booted
 JOIN_TIMEOUT = 60.0  # seconds
 FILL_STEP = 4096  # bytes: a block of a tmpfs
 ROOMS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24)  # blocks that are left on the disk of the records
+
+_LEGACY_VM_TOML = VM_TOML.replace('kind = "virtio"', 'kind = "legacy"')
 
 Check = Callable[[Bench], None]
 
@@ -73,6 +84,10 @@ class ControllerKilled:
                 _full_disk(settings.scratch, blocks)
         with tally.case("a read-only disk"):
             _read_only_disk(settings.scratch)
+        for number in range(min(REAL_RUNS, settings.count or REAL_RUNS)):
+            instant = rng.uniform(0, REAL_RUN_LENGTH)
+            with tally.case(f"a run in QEMU {number}: killed after {instant:.1f} s"):
+                _killed_in_qemu(settings, settings.scratch / f"qemu-{number}", instant)
 
 
 def _benches(scratch: Path) -> Iterator[Bench]:
@@ -220,6 +235,27 @@ def _graft(bench: Bench, machine: SimulatedMachine) -> tuple[int | None, str]:
     except (OSError, BootgraftError) as error:
         return None, str(error)
     return result.exit_status, " ".join([result.message, *result.warnings])
+
+
+def _killed_in_qemu(settings: Settings, folder: Path, instant: float) -> None:
+    """Kill the command in a real run; recover the machine, then run again to the end."""
+    folder.mkdir()
+    payload = build_payload(folder)
+    with tempfile.TemporaryDirectory(prefix="bg") as runtime:
+        bench = RealBench(folder, Path(runtime), settings.iso)
+        convert_to_vhd(build_small_appliance(folder).path, bench.disk, "dynamic")
+        command = ("run", bench.vm, "--payload", payload, "--expect", BOOTED.removeprefix("^"))
+        with bench.start(*command) as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=instant)
+            process.kill()
+        recovered = bench.bootgraft("recover")
+        assert recovered.status == 0, recovered.text
+        assert bench.leftovers() == []
+        assert bench.vm.read_text() in (VM_TOML, _LEGACY_VM_TOML)
+        again = bench.bootgraft(*command)
+        assert again.status == 0, again.text
+        assert bench.vm.read_text() == _LEGACY_VM_TOML
 
 
 @contextlib.contextmanager

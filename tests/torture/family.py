@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,13 +43,19 @@ class Tally:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - whatever it is, the case is lost
-            self.lose(f"{name}: {type(error).__name__}: {error}")
+            self.lose(f"{name}: {describe(error)}")
 
     def lose(self, line: str) -> None:
         """Note that a case, tried already, was lost."""
         self.lost.append(" ".join(line.split()))
         if self.enough is not None and len(self.lost) >= self.enough:
             raise EnoughLostError
+
+
+def describe(error: Exception) -> str:
+    """Say what went wrong; an assertion without words is its own text."""
+    said = str(error) or str(traceback.extract_tb(error.__traceback__)[-1].line)
+    return f"{type(error).__name__}: {said}"
 
 
 class Family(Protocol):

@@ -5,7 +5,6 @@ is replayed.
 """
 
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,96 +19,150 @@ from vm.commands import ENVIRONMENT
 from vm.demo import ERROR_13
 from vm.grub_files import read_files
 
-Side = Literal["old", "new"]
-
-_BOOT, _ROOT = "(hd0,0)/", "(hd0,1)/"
-_MENU = _BOOT + MENU
-_STAGE2 = f"{_BOOT}grub/stage2"
-# Files that are edited, but that GRUB does not read when it boots.
-_EDITED = (f"{_BOOT}grub/device.map", *(_ROOT + path for path in ROOT_FILES))
 BOOT_TIMEOUT = 120.0  # seconds
+
+Side = Literal["old", "new"]
+Files = Mapping[str, bytes | None]  # by path; None where there is none
+
+_STAGE2 = "/grub/stage2"
+_DEVICE_MAP = "/grub/device.map"
+_MENU = f"/{MENU}"
+_ROOT = tuple(f"/{path}" for path in ROOT_FILES)
 _FIXED = {0, 1}  # e2fsck: no errors, or all corrected
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
-    """Knows the disk before and after a graft."""
+class Contents:
+    """A disk's files: as GRUB reads them (unpacked), and as the guest does."""
 
-    old: Mapping[str, bytes | None]
-    new: Mapping[str, bytes | None]
+    by_grub: Files
+    boot: Files
+    root: Files
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Knows the disk before and after a graft, and the kind of its file systems."""
+
+    old: Contents
+    new: Contents
     kind: str
 
     def as_grub_reads_it(self, image: Path) -> Side:
         """Say which menu GRUB finds; AssertionError unless it and all that it names are whole."""
-        return self._read(image, ())[0]
+        found = _read_by_grub(image, [_MENU, *_needed(self.old.by_grub)])
+        side: Side = "old" if found[_MENU] == self.old.by_grub[_MENU] else "new"
+        wanted = self._contents(side).by_grub
+        more = [path for path in _needed(wanted) if path not in found]
+        if found[_MENU] == wanted[_MENU] and more:
+            found |= _read_by_grub(image, more)
+        _check_menu(found, wanted, side)
+        return side
 
-    def as_the_guest_finds_it(self, image: Path, copy: Path) -> Side:
-        """Replay the journals, on a copy, and judge that; give which menu there is."""
-        shutil.copyfile(image, copy)
-        repair(copy, self.kind)
-        side, found = self._read(copy, _EDITED)
-        for path in _EDITED:
-            if found[path] not in (self.old[path], self.new[path]):
+    def as_the_guest_finds_it(self, image: Path) -> Side:
+        """Replay the journals, on copies, and judge that; give which menu there is."""
+        return self.judge_guest(self.read_boot(image), self.read_root(image))
+
+    def read_boot(self, image: Path) -> Files:
+        """Read what matters of the boot volume after a replay of its journal."""
+        return _read_volume(image, 0, self.kind, tuple(self.new.boot))
+
+    def read_root(self, image: Path) -> Files:
+        """Read what matters of the root file system after a replay of its journal."""
+        return _read_volume(image, 1, self.kind, tuple(self.new.root))
+
+    def judge_guest(self, boot: Files, root: Files) -> Side:
+        """Say which menu there is; AssertionError unless each file is whole, and they fit."""
+        side: Side = "old" if boot[_MENU] == self.old.boot[_MENU] else "new"
+        _check_menu(boot, self._contents(side).boot, side)
+        for path in (_DEVICE_MAP, *_ROOT):
+            files, name = (root, "root") if path in _ROOT else (boot, "boot")
+            old, new = getattr(self.old, name)[path], getattr(self.new, name)[path]
+            if files[path] not in (old, new):
                 raise AssertionError(
-                    f"{path} is neither the old one nor the new: {_show(found[path])}"
+                    f"{path} is neither the old one nor the new: {_show(files[path])}"
                 )
-            if side == "new" and found[path] != self.new[path]:
+            if side == "new" and files[path] != new:
                 raise AssertionError(f"the menu is the new one, and {path} is not")
         return side
 
-    def _read(self, image: Path, more: Sequence[str]) -> tuple[Side, dict[str, bytes | None]]:
-        """Check the menu, what it names and GRUB itself; give what else was read, too."""
-        paths = [_MENU, _STAGE2, *named_files(self.old[_MENU] or b""), *more]
-        found = dict(zip(paths, read_files(image, paths), strict=True))
-        menu = found[_MENU]
-        side: Side = "old" if menu == self.old[_MENU] else "new"
-        wanted = self.old if side == "old" else self.new
-        if menu is None or menu != wanted[_MENU]:
-            raise AssertionError(f"GRUB's menu is neither the old one nor the new: {_show(menu)}")
-        named = [_STAGE2, *named_files(menu)]
-        others = [path for path in named if path not in found]
-        if others:
-            found |= zip(others, read_files(image, others), strict=True)
-        for path in named:
-            if found[path] is None or found[path] != wanted[path]:
-                raise AssertionError(
-                    f"the {side} menu needs {path}, which is {_show(found[path])}, not"
-                    f" {_show(wanted[path])}"
-                )
-        return side, found
+    def _contents(self, side: Side) -> Contents:
+        return self.old if side == "old" else self.new
+
+
+def _check_menu(found: Files, wanted: Files, side: Side) -> None:
+    if found[_MENU] is None or found[_MENU] != wanted[_MENU]:
+        raise AssertionError(f"the menu is neither the old one nor the new: {_show(found[_MENU])}")
+    for path in _needed(wanted):
+        if found[path] is None or found[path] != wanted[path]:
+            raise AssertionError(
+                f"the {side} menu needs {path}, which is {_show(found[path])}, not"
+                f" {_show(wanted[path])}"
+            )
 
 
 def _show(content: bytes | None) -> str:
-    return "not there" if content is None else f"{len(content)} bytes, {content[:60]!r}…"
+    return "not there" if content is None else f"{len(content)} bytes, {content[:16]!r}…"
+
+
+def _needed(files: Files) -> list[str]:
+    """Give what GRUB loads: its own second stage, and the files of the menu's entries."""
+    return [_STAGE2, *named_files(files[_MENU] or b"")]
 
 
 def named_files(menu: bytes) -> list[str]:
-    """Give GRUB's names of the files that a menu's entries load."""
+    """Give the paths of the files that a menu's entries load."""
     return [
-        f"{_BOOT}{command.argument.split()[0].decode().lstrip('/')}"
+        command.argument.split()[0].decode()
         for entry in grub.parse_menu(menu).entries
         for command in entry.commands
         if command.name in {b"kernel", b"module", b"initrd"}
     ]
 
 
-def read_disk(image: Path) -> dict[str, bytes | None]:
-    """Read all files of an appliance that a graft may have to do with, by their GRUB names."""
-    (menu,) = read_files(image, [_MENU])
-    paths = [_STAGE2, *_EDITED, *named_files(menu or b"")]
-    return {_MENU: menu} | dict(zip(paths, read_files(image, paths), strict=True))
+def read_contents(image: Path, kind: str) -> Contents:
+    """Read all files of a small appliance that a graft may have to do with."""
+    menu = _read_by_grub(image, [_MENU])
+    paths = list(dict.fromkeys([_MENU, *_needed(menu)]))
+    return Contents(
+        _read_by_grub(image, paths),
+        _read_volume(image, 0, kind, (*paths, _DEVICE_MAP)),
+        _read_volume(image, 1, kind, _ROOT),
+    )
+
+
+def _read_by_grub(image: Path, paths: Sequence[str]) -> dict[str, bytes | None]:
+    return dict(zip(paths, read_files(image, [f"(hd0,0){path}" for path in paths]), strict=True))
+
+
+def _read_volume(image: Path, number: int, kind: str, paths: Sequence[str]) -> Files:
+    """Repair a copy of a file system as a guest does when it boots, and read files of it."""
+    with tempfile.TemporaryDirectory(dir=image.parent) as scratch:
+        volume = cut_out(image, OFFSETS[number], Path(scratch, "volume"))
+        _check(volume, _repair_options(kind), _FIXED)
+        copies = {path: Path(scratch, str(place)) for place, path in enumerate(paths)}
+        requests = "".join(f"dump {path} {copy}\n" for path, copy in copies.items())
+        argv = ["debugfs", "-f", "-", str(volume)]
+        subprocess.run(
+            argv, input=requests, env=ENVIRONMENT, capture_output=True, text=True, check=True
+        )
+        return {path: copy.read_bytes() if copy.exists() else None for path, copy in copies.items()}
+
+
+def _repair_options(kind: str) -> tuple[str, ...]:
+    """A journal is replayed; without one a check may find more than it mends unasked.
+
+    People then answer yes.
+    """
+    return ("-f", "-y") if kind == "ext2" else ("-p",)
 
 
 def repair(image: Path, kind: str) -> None:
-    """Do what a guest does when it boots: replay a journal, or check a file system without one.
-
-    Without a journal a check may find more than it mends unasked; people then answer yes.
-    """
-    options = ("-f", "-y") if kind == "ext2" else ("-p",)
+    """Repair both file systems of a disk as a guest does when it boots."""
     with tempfile.TemporaryDirectory(dir=image.parent) as scratch:
         for offset in OFFSETS:
-            volume = cut_out(image, offset, Path(scratch, str(offset)))
-            _check(volume, options, _FIXED)
+            volume = cut_out(image, offset, Path(scratch, "volume"))
+            _check(volume, _repair_options(kind), _FIXED)
             with image.open("r+b") as stream:
                 stream.seek(offset)
                 stream.write(volume.read_bytes())
@@ -119,7 +172,7 @@ def check_whole(image: Path) -> None:
     """Check both file systems without writing; AssertionError for anything that e2fsck finds."""
     with tempfile.TemporaryDirectory(dir=image.parent) as scratch:
         for offset in OFFSETS:
-            _check(cut_out(image, offset, Path(scratch, str(offset))), ("-f", "-n"), {0})
+            _check(cut_out(image, offset, Path(scratch, "volume")), ("-f", "-n"), {0})
 
 
 def cut_out(image: Path, offset: int, volume: Path) -> Path:

@@ -106,7 +106,8 @@ MUTANTS = (
             Edit(
                 APPLY,
                 "        boot.rename(*menu)\n",
-                "        (boot.root / menu[1]).write_bytes((boot.root / menu[0]).read_bytes())\n"
+                '        with (boot.root / menu[1]).open("r+b") as place:\n'
+                "            place.write((boot.root / menu[0]).read_bytes())\n"
                 "        boot.remove(menu[0])\n",
             ),
         ),
@@ -115,6 +116,18 @@ MUTANTS = (
         "the two mounts are made one",
         "tree_mode_log",
         (
+            Edit(
+                APPLY,
+                """\
+        menu = _prepare(plan, manifest, volumes, progress)
+        _write_root(plan, volumes, progress)
+        _switch_menu(plan, menu, volumes, progress)
+""",
+                """\
+        _write_root(plan, volumes, progress)
+        _prepare(plan, manifest, volumes, progress)
+""",
+            ),
             Edit(
                 APPLY,
                 "    return (menu, plan.check.menu.path) if menu else None\n",

@@ -16,7 +16,7 @@ from pathlib import Path
 from bootgraft_host.client import SilenceError
 from torture.again import check_finished
 from torture.family import Settings, Tally
-from torture.judge import Judge, Side, check_boots, read_disk
+from torture.judge import Judge, Side, check_boots, read_contents
 from torture.recording import REQUEST_TIMEOUT, graft, live_system, power_off, raw_drive
 from torture.small_appliance import build_small_appliance
 from vm.boots import Boot
@@ -96,16 +96,16 @@ class _Bench:
             graft(client, "whole")
             times = _Times(looked - started, time.monotonic() - looked)
             power_off(boot, client)
-        self._judge = Judge(read_disk(self._base), read_disk(disk), "ext3")
+        self._judge = Judge(read_contents(self._base, "ext3"), read_contents(disk, "ext3"), "ext3")
         return times
 
     def try_cut(self, number: int, cut: _Cut, is_booted: bool) -> None:
         """Cut, judge, boot where asked for, and graft again; AssertionError where it is lost."""
         assert self._judge is not None
-        disk, copy = self._copy(f"cut-{number}"), self._folder / f"replayed-{number}"
+        disk = self._copy(f"cut-{number}")
         self._cut(disk, cut)
         side: Side = self._judge.as_grub_reads_it(disk)
-        self._judge.as_the_guest_finds_it(disk, copy)
+        self._judge.as_the_guest_finds_it(disk)
         if is_booted:
             check_boots(disk, side)
         with live_system(self._iso, self._payload, raw_drive(disk)) as (boot, client):
@@ -113,7 +113,6 @@ class _Bench:
             power_off(boot, client)
         check_finished(self._judge, disk, "new")
         disk.unlink()
-        copy.unlink()
 
     def _cut(self, disk: Path, cut: _Cut) -> None:
         def begin(boot: Boot) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bootgraft_agent.errors import BootgraftError
 from bootgraft_host.client import Client
 from image.live_boot import boot_live, conversation, ide_dvd, make_iso_beside_agent
 from torture.small_appliance import OFFSETS, SIZE
@@ -35,6 +36,7 @@ class Recording:
     looking: tuple[Entry, ...]
     graft: tuple[Entry, ...]
     rollback: tuple[Entry, ...]
+    problem: str | None = None  # why there was no rollback
 
 
 # In the live system, beside the agent: whatever the agent has looked at is then written to.
@@ -150,12 +152,21 @@ def record(iso: Path, payload: Path, disk: Path, scratch: Path) -> Recording:
         looked = count_entries(log)
         graft(client, "recorded")
         grafted = count_entries(log)
-        client.request("rollback", {}, REQUEST_TIMEOUT)
+        problem = _problem_of(lambda: client.request("rollback", {}, REQUEST_TIMEOUT))
         power_off(boot, client)
     entries = read_log(log)
     copy.unlink()
     log.unlink()
-    return Recording(disk, entries[:looked], entries[looked:grafted], entries[grafted:])
+    return Recording(disk, entries[:looked], entries[looked:grafted], entries[grafted:], problem)
+
+
+def _problem_of(roll_back: Callable[[], object]) -> str | None:
+    """Roll back; say why that failed. What the graft wrote is worth a look all the same."""
+    try:
+        roll_back()
+    except (BootgraftError, AssertionError) as error:
+        return str(error)
+    return None
 
 
 def record_tree_mode(agent: Path, payload: Path, disk: Path, scratch: Path) -> Recording:
@@ -174,14 +185,14 @@ def record_tree_mode(agent: Path, payload: Path, disk: Path, scratch: Path) -> R
         looked = count_entries(log)
         run_agent(agent, argv)
         grafted = count_entries(log)
-        run_agent(agent, [*argv, "--rollback"])
+        problem = _problem_of(lambda: run_agent(agent, [*argv, "--rollback"]))
     entries = read_log(log)
     log.unlink()
     mounted = scratch / "mounted.raw"  # as the two mounts left it
     shutil.copyfile(disk, mounted)
     with contextlib.closing(Replay(mounted)) as replay:
         replay.write(entry for entry in entries[:looked] if isinstance(entry, Write))
-    return Recording(mounted, (), entries[looked:grafted], entries[grafted:])
+    return Recording(mounted, (), entries[looked:grafted], entries[grafted:], problem)
 
 
 def run_agent(agent: Path, argv: Sequence[str | Path]) -> None:

@@ -50,6 +50,24 @@ def test_a_lost_case_is_named_with_how_to_repeat_it(capsys: pytest.CaptureFixtur
     assert lost == f"  lost: number 1: AssertionError: it was to lose {again}"
 
 
+def test_an_assertion_without_words_is_named_by_its_text() -> None:
+    tally = Tally()
+    with tally.case("sum"):
+        assert_sums()
+    assert tally.lost == ["sum: AssertionError: raise AssertionError"]
+
+
+def assert_sums() -> None:
+    raise AssertionError
+
+
+def test_a_family_ends_at_enough_lost_cases(capsys: pytest.CaptureFixture[str]) -> None:
+    family = Numbers(frozenset({1, 2}))
+    assert torture(family, arguments=("--count", "9", "--enough", "2")) == 1
+    assert len(family.drawn) == 3
+    assert "numbers: 3 cases tried, 1 survived, 2 lost, " in capsys.readouterr().out
+
+
 def test_a_family_that_fails_or_tries_nothing_is_lost(tmp_path: Path) -> None:
     assert torture(Numbers(breaks=True)) == 1
 

@@ -13,16 +13,17 @@ the file system must put it right, as after any power cut, before anything is sa
 import contextlib
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import bootgraft_agent
 from torture.again import Finisher, check_finished, write_payload
 from torture.cuts import Cut, Cutter, every_prefix, every_small_subset, random_subsets
 from torture.family import Settings, Tally
-from torture.judge import Judge, Side, check_boots, read_disk, repair
+from torture.judge import Files, Judge, Side, check_boots, read_contents, repair
 from torture.recording import (
     REQUEST_TIMEOUT,
     Recording,
@@ -34,13 +35,16 @@ from torture.recording import (
     record,
     record_tree_mode,
 )
-from torture.small_appliance import build_small_appliance
+from torture.small_appliance import OFFSETS, build_small_appliance
+from vm.ext3 import BLOCK_SIZE, Ext3
 from vm.payload import build_payload
-from vm.write_log import Entry, Replay, Write
+from vm.write_log import SECTOR, Changed, Entry, Replay, Write
 
 KINDS = ("ext3", "ext2", "ext4")
 SUBSETS = 400  # random ones, of all recordings together
-EVERY_NTH_AGAIN = 5  # of the disks, finished by another run of the agent
+EVERY_NTH_AGAIN = 5
+
+_Found = TypeVar("_Found")
 
 
 class WriteLog:
@@ -96,19 +100,24 @@ def _try_all(
 ) -> None:
     subsets = (settings.count or SUBSETS) // (2 * len(KINDS))
     for part in split(recording, kind, folder):
-        Trial(part, settings, samples, tally, rng).run(subsets)
+        Trial(part, settings, replace(samples, subsets=subsets), tally, rng).run()
+    with tally.case(f"{kind}: the rollback of the recorded graft"):
+        assert recording.problem is None, recording.problem
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """How many of a part's disks are tried in QEMU, which takes long."""
+    """How many cuts of a part are tried, besides its prefixes, and in what other ways."""
 
-    booted: int  # by GRUB's own stages
+    subsets: int  # random ones; with any, also all those of few writes
+    every_nth_again: int  # of the disks, finished by another run of the agent
+    booted: int  # by GRUB's own stages in QEMU
     finished: int  # by the live system
 
 
-LIVE = Samples(booted=2, finished=1)
-TREE = Samples(booted=1, finished=0)
+LIVE = Samples(SUBSETS, EVERY_NTH_AGAIN, booted=2, finished=1)
+TREE = Samples(SUBSETS, EVERY_NTH_AGAIN, booted=1, finished=0)
+SMALL = Samples(subsets=0, every_nth_again=25, booted=0, finished=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +138,10 @@ def split(recording: Recording, kind: str, folder: Path) -> Iterator[Part]:
     shutil.copyfile(recording.disk, grafted)
     with closing(Replay(grafted)) as replay:
         replay.write(entry for entry in recording.graft if isinstance(entry, Write))
-    judge = Judge(read_disk(recording.disk), read_disk(grafted), kind)
+    judge = Judge(read_contents(recording.disk, kind), read_contents(grafted, kind), kind)
     yield Part(f"{kind} graft", recording.disk, recording.graft, judge, "new", folder)
-    yield Part(f"{kind} rollback", grafted, recording.rollback, judge, "old", folder)
+    if recording.problem is None:
+        yield Part(f"{kind} rollback", grafted, recording.rollback, judge, "old", folder)
 
 
 class Trial:
@@ -145,47 +155,70 @@ class Trial:
         self._payload_iso = settings.scratch / "payload.iso"
         self._finisher = Finisher(part.judge, write_payload(part.folder / "payload"))
         self._samples = samples
+        self._journal = _journal_sectors(part.disk)
+        # What was found, by the hash of all that it can depend on.
+        self._sides: dict[str, Side] = {}
+        self._boots: dict[str, Files] = {}
+        self._roots: dict[str, Files] = {}
         self._tally = tally
         self._rng = rng
         self._image = part.folder / "cut.raw"
         self._copy = part.folder / "copy.raw"
 
-    def run(self, subsets: int) -> None:
-        """Try every prefix, every subset of few writes, and random subsets of many."""
+    def run(self) -> None:
+        """Try every prefix; and as the samples say, subsets, other runs, and boots."""
+        judge = self._part.judge
+        with self._tally.case(f"{self._part.name}: the graft that was reported is on the disk"):
+            assert judge.old.by_grub != judge.new.by_grub, "GRUB finds the old menu"
         shutil.copyfile(self._part.disk, self._image)
         with closing(Replay(self._image)) as replay:
             cutter = Cutter(replay, self._part.entries)
-            cuts = [*every_prefix(cutter.epochs), *every_small_subset(cutter.epochs)]
-            cuts += random_subsets(cutter.epochs, subsets, self._rng)
+            cuts = list(every_prefix(cutter.epochs))
+            if self._samples.subsets:
+                cuts += every_small_subset(cutter.epochs)
+                cuts += random_subsets(cutter.epochs, self._samples.subsets, self._rng)
             live = self._rng.sample(cuts, self._samples.finished)
             booted = self._rng.sample(cuts, self._samples.booted)
             seen: set[str] = set()
-            sides: list[Side | None] = []
+            sides: list[
+                Side | None
+            ] = []  # the menus that GRUB finds, from the first cut to the last
             for cut in sorted(cuts, key=lambda cut: cut.epochs):
                 cutter.forward(cut.epochs)
-                with replay.tried_out(cut.kept) as digest:
-                    if digest not in seen:
-                        seen.add(digest)
-                        sides.append(self._judge(cut, len(seen) % EVERY_NTH_AGAIN == 0))
+                with replay.tried_out(cut.kept) as changed:
+                    if changed.hash() not in seen:
+                        seen.add(changed.hash())
+                        self._judge(cut, changed)
+                        if len(seen) % self._samples.every_nth_again == 0:
+                            self._finish(cut)
+                    sides.append(self._sides.get(changed.hash(self._is_grubs)))
                     if cut in booted:
                         self._boot(cut)
                     if cut in live:
                         self._finish_live(cut)
-        with self._tally.case(f"{self._part.name}: from one menu to the other"):
-            other: Side = "old" if self._part.wanted == "new" else "new"
-            assert (sides[0], sides[-1]) == (other, self._part.wanted)
+        with self._tally.case(f"{self._part.name}: what was reported as done is on the disk"):
+            assert sides[-1] == self._part.wanted, f"in the end the menu is the {sides[-1]} one"
+            assert sides[0] != sides[-1], f"the menu was the {sides[0]} one to begin with"
 
-    def _judge(self, cut: Cut, again: bool) -> Side | None:
-        """Judge a disk, and have it finished; give the menu that GRUB finds in it."""
-        side = None
+    def _judge(self, cut: Cut, changed: Changed) -> None:
+        """Judge a disk, as GRUB reads it and as the guest finds it."""
+        judge, image = self._part.judge, self._image
         with self._tally.case(f"{self._part.name}, {cut.name}"):
-            side = self._part.judge.as_grub_reads_it(self._image)
-            self._part.judge.as_the_guest_finds_it(self._image, self._copy)
-            if again:
-                # Mostly what was cut off is done again; it may also be taken back.
-                wanted = self._rng.choice((self._part.wanted, self._part.wanted, "old", "new"))
-                self._finisher.finish(self._image, self._copy, wanted)
-        return side
+            _once(self._sides, changed.hash(self._is_grubs), lambda: judge.as_grub_reads_it(image))
+            judge.judge_guest(
+                _once(self._boots, changed.hash(_is_boot), lambda: judge.read_boot(image)),
+                _once(self._roots, changed.hash(_is_root), lambda: judge.read_root(image)),
+            )
+
+    def _is_grubs(self, sector: int) -> bool:
+        """Whether GRUB may look at a sector: it knows nothing of journals."""
+        return _is_boot(sector) and sector not in self._journal
+
+    def _finish(self, cut: Cut) -> None:
+        """Have the agent finish what was cut off; or take it back, which must also do."""
+        wanted = self._rng.choice((self._part.wanted, self._part.wanted, "old", "new"))
+        with self._tally.case(f"{self._part.name}, {cut.name}, brought to {wanted}"):
+            self._finisher.finish(self._image, self._copy, wanted)
 
     def _boot(self, cut: Cut) -> None:
         """Boot the disk with GRUB's own stages."""
@@ -207,3 +240,26 @@ class Trial:
                     client.request("rollback", {}, REQUEST_TIMEOUT)
                 power_off(boot, client)
             check_finished(self._part.judge, self._copy, self._part.wanted)
+
+
+def _once(known: dict[str, _Found], key: str, look: Callable[[], _Found]) -> _Found:
+    """Look where that has not been done for such a disk."""
+    if key not in known:
+        known[key] = look()
+    return known[key]
+
+
+def _is_boot(sector: int) -> bool:
+    return sector * SECTOR < OFFSETS[1]
+
+
+def _is_root(sector: int) -> bool:
+    return not _is_boot(sector)
+
+
+def _journal_sectors(disk: Path) -> frozenset[int]:
+    """Give the sectors of the boot volume's journal."""
+    sectors = BLOCK_SIZE // SECTOR
+    start = OFFSETS[0] // SECTOR
+    blocks = Ext3(disk, OFFSETS[0]).journal_blocks()
+    return frozenset(start + block * sectors + n for block in blocks for n in range(sectors))

@@ -65,6 +65,11 @@ class Ext3:
         """Return the number of the block that holds a file's beginning."""
         return int(self.debugfs(f"bmap {path} 0").split()[-1])
 
+    def journal_blocks(self) -> frozenset[int]:
+        """Return the numbers of the blocks of the journal; none without one."""
+        words = self.debugfs("blocks <8>").split()
+        return frozenset(int(word) for word in words if word.isdecimal())
+
     def write_to_journal(self, block: int, content: bytes) -> None:
         """Leave a block's new content in the journal, so that a replay is due.
 

@@ -12,7 +12,7 @@ entries up to the latest flush).
 import contextlib
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,6 +119,21 @@ def split_epochs(entries: Iterable[Entry]) -> Iterator[Epoch]:
         yield Epoch(tuple(writes))
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The sectors of a disk that were written since the beginning, by number."""
+
+    sectors: Mapping[int, bytes]
+
+    def hash(self, matters: Callable[[int], bool] = lambda _: True) -> str:
+        """Give the hash of those sectors that matter."""
+        digest = hashlib.sha256()
+        for number, data in sorted(self.sectors.items()):
+            if matters(number):
+                digest.update(number.to_bytes(8) + data)
+        return digest.hexdigest()
+
+
 class Replay:
     """A raw image that writes are put into and taken back from: the disk as of some moment."""
 
@@ -138,25 +153,19 @@ class Replay:
             self._written.update(_sectors(write))
 
     @contextlib.contextmanager
-    def tried_out(self, writes: Sequence[Write]) -> Iterator[str]:
-        """Do writes until the context is left, and give the hash of all that differs then."""
+    def tried_out(self, writes: Sequence[Write]) -> Iterator["Changed"]:
+        """Do writes until the context is left, and give all that differs then."""
         before = [self._get(write) for write in writes]
         for write in writes:
             self._put(write)
-        try:
-            yield self._hash(writes)
-        finally:
-            for write in reversed(before):
-                self._put(write)
-
-    def _hash(self, writes: Sequence[Write]) -> str:
         written = dict(self._written)
         for write in writes:
             written.update(_sectors(write))
-        digest = hashlib.sha256()
-        for number, data in sorted(written.items()):
-            digest.update(number.to_bytes(8) + data)
-        return digest.hexdigest()
+        try:
+            yield Changed(written)
+        finally:
+            for write in reversed(before):
+                self._put(write)
 
     def _put(self, write: Write) -> None:
         self._stream.seek(write.offset)
