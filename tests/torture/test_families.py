@@ -24,8 +24,8 @@ def test_hostile_folders_end_in_a_result_or_a_refusal_and_touch_nothing_else(
     tmp_path: Path,
 ) -> None:
     tally = Tally()
-    try_trees(8, tmp_path, chance(), tally)
-    assert (tally.tried, tally.lost) == (8, [])
+    try_trees(6, tmp_path, chance(), tally)
+    assert (tally.tried, tally.lost) == (6, [])
 
 
 def test_hostile_partition_tables_end_in_a_result_or_a_problem(tmp_path: Path) -> None:
