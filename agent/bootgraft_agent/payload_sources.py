@@ -79,3 +79,5 @@ def _read(source: PayloadSource, notes: list[str]) -> Iterator[tuple[Payload, Pa
         raise
     except RefusedError as error:
         notes.append(str(error))
+    except OSError as error:
+        notes.append(f"{source.name} cannot be read: {error.strerror}; is the ISO complete?")

@@ -43,7 +43,12 @@ WINDOW: Mapping[Role, int] = {"agent": 16, "controller": 4}
 HELLO_INTERVAL = 1.0  # seconds
 RESEND_AFTER = 0.5  # seconds until a frame is sent again, doubled up to RESEND_LIMIT
 RESEND_LIMIT = 4.0
-RESEND_MISSING_AFTER = 0.1  # seconds, for a frame that the peer reports as missing
+# Seconds, for a frame that the peer reports as missing; doubled, too: that report may be old.
+RESEND_MISSING_AFTER = 0.1
+# Seconds until an acknowledgement is said again within an unfinished message, doubled each time: a
+# line that breaks in the middle of a window loses the acknowledgement of what had arrived.
+ACK_AGAIN_AFTER = 0.3
+ACK_TRIES = 4
 NO_SESSION = "00000000"
 OLD_SESSIONS = 64  # how many superseded sessions are remembered
 
@@ -221,12 +226,19 @@ class Connection:
         self._assembled = 0
         self._missing: set[int] = set()
         self._ack_due = False
+        self._acked = float("-inf")
+        self._ack_tries = 0
         self._welcome_due = False
 
     @property
     def backlog(self) -> int:
         """Frames that wait to be sent or acknowledged."""
         return len(self._queue) + len(self._in_flight)
+
+    @property
+    def heard(self) -> float:
+        """When the last whole frame of this session came; minus infinity: none has."""
+        return self._heard
 
     def set_busy(self, request: str | None) -> None:
         """Say in HELLO which request is being worked on."""
@@ -322,9 +334,11 @@ class Connection:
     def _take_ack(self, frame: Frame) -> None:
         """Drop what arrived; note what was overtaken by a later frame that did arrive."""
         early = {int(number, 16) for number in re.findall(r"[0-9a-f]{1,8}", frame.text)}
-        for seq in list(self._in_flight):
-            if seq <= frame.seq or seq in early:
-                del self._in_flight[seq]
+        arrived = [seq for seq in self._in_flight if seq <= frame.seq or seq in early]
+        for seq in arrived:
+            del self._in_flight[seq]
+        for waiting in self._in_flight.values() if arrived else ():
+            waiting.tries = 1  # the line works again
         self._missing = {seq for seq in self._in_flight if seq < max(early, default=0)}
 
     def _take_data(self, frame: Frame) -> Iterator[Message]:
@@ -351,8 +365,10 @@ class Connection:
         if self._welcome_due and self._welcome is not None:
             self._welcome_due = False
             lines.append(self._line("W", 0, self._welcome))
-        if self._ack_due:
+        if self._ack_due or self._ack_again_at() <= now:
+            self._ack_tries = 1 if self._ack_due else self._ack_tries + 1
             self._ack_due = False
+            self._acked = now
             early = ",".join(f"{seq:x}" for seq in sorted(self._early))
             lines.append(self._line("A", self._expected - 1, early))
         lines.extend(self._resends(now))
@@ -364,17 +380,21 @@ class Connection:
         if self._ack_due or self._welcome_due or (self._queue and self._has_room()):
             return float("-inf")
         times = [self._resend_at(seq, frame) for seq, frame in self._in_flight.items()]
-        return min([self._hello_due_at(), *times])
+        return min([self._hello_due_at(), self._ack_again_at(), *times])
 
     def _hello_due_at(self) -> float:
         if self._role == "controller":
             return float("inf")
         return max(self._heard, self._said_hello) + HELLO_INTERVAL
 
+    def _ack_again_at(self) -> float:
+        if not (self._pieces or self._early) or self._ack_tries >= ACK_TRIES:
+            return float("inf")
+        return self._acked + ACK_AGAIN_AFTER * float(2 ** (self._ack_tries - 1))
+
     def _resend_at(self, seq: int, frame: _InFlight) -> float:
-        if seq in self._missing:
-            return frame.sent + RESEND_MISSING_AFTER
-        return frame.sent + min(RESEND_AFTER * float(2 ** (frame.tries - 1)), RESEND_LIMIT)
+        after = RESEND_MISSING_AFTER if seq in self._missing else RESEND_AFTER
+        return frame.sent + min(after * float(2 ** (frame.tries - 1)), RESEND_LIMIT)
 
     def _resends(self, now: float) -> Iterator[bytes]:
         for seq, frame in self._in_flight.items():

@@ -133,7 +133,7 @@ class Client:
         line: Line,
         *,
         on_event: Callable[[Progress | Log], None],
-        silence: float = 30.0,
+        silence: float = 60.0,
     ) -> None:
         """Talk over `line`; `silence` is how many seconds the agent may say nothing at all."""
         self._line = line
@@ -290,7 +290,8 @@ class Client:
             raise SilenceError(
                 f"{awaited} did not come within {deadline.timeout:.0f} s; {self._heard.describe()}"
             )
-        if self._heard.silence >= silence:
+        silent_for = min(self._heard.silence, time.monotonic() - self._connection.heard)
+        if silent_for >= silence:
             raise SilenceError(
                 f"{awaited} was awaited, but the agent has been silent for {silence:.0f} s;"
                 f" {self._heard.describe()}"

@@ -43,7 +43,8 @@ class Deadlines:
 
     serial: float = 30.0  # until COM1 can be opened after power-on
     hello: float = 300.0  # from power-on to the agent's HELLO
-    silence: float = 30.0  # between two signs of life of the agent
+    # Between two signs of life of the agent; a line may be dead for half of it.
+    silence: float = 60.0
     request: float = 1800.0  # for one reply
     abort: float = 60.0  # until the agent has stopped, and taken back what it did
     power_off: float = 60.0  # until the live system is off by itself

@@ -1,14 +1,18 @@
 """The serial protocol: frames both ways, garbage between them, lossy lines, hostile peers."""
 
 import random
+import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bootgraft_agent import wire
+from torture.wire_input import try_input
 
+CORPUS = Path(__file__).parents[1] / "data/wire-corpus"
 HELLO: dict[str, wire.JSON] = {
     "agent_version": "0.1.0",
     "image": "abc",
@@ -70,6 +74,44 @@ def test_noise_without_our_marker_never_hides_the_frame_after_it(
 @given(st.binary(max_size=4096))
 def test_any_bytes_are_decoded_without_an_error(data: bytes) -> None:
     feed(wire.Decoder(), [data])
+
+
+@given(st.binary(max_size=2048))
+def test_any_bytes_and_any_frames_are_taken_within_bounds(data: bytes) -> None:
+    try_input(data)
+
+
+def test_what_the_fuzzer_has_found_is_taken_within_bounds() -> None:
+    """The minimised corpus of ten minutes of a coverage-guided fuzzer, torture.fuzz_wire."""
+    corpus = list(CORPUS.iterdir())
+    assert len(corpus) > 50
+    for path in corpus:
+        try_input(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(b"@bg", b"@", b"@bg1 x", b"\r", b"\n", b"\0", b"@bg1 5e3a9c01 D 1 00000000 ", b"\r@bg"),
+        FRAMES[1][1],
+        wire.encode_frame(wire.Frame(1, "5e3a9c01", "D", 30, "{}")),
+        wire.encode_frame(wire.Frame(1, "5e3a9c01", "A", 3, "f," * 300)),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 100, 1 << 30])
+def test_time_is_no_more_than_linear_in_what_comes(pattern: bytes, piece: int) -> None:
+    short = pattern * (20_000 // len(pattern))
+    once = min(seconds_to_take(short, piece) for _ in range(5))
+    eight_times = min(seconds_to_take(short * 8, piece) for _ in range(3))
+    assert eight_times < 8 * once * 3 + 0.02
+
+
+def seconds_to_take(stream: bytes, piece: int) -> float:
+    agent, _ = opened()
+    began = time.process_time()
+    for at in range(0, len(stream), piece):
+        agent.receive(stream[at : at + piece], 1.0)
+    return time.process_time() - began
 
 
 @given(st.integers(0, len(FRAMES[1][1]) - 2), st.integers(1, 255))
@@ -142,6 +184,48 @@ def test_a_session_survives_a_line_that_is_dead_for_half_a_minute() -> None:
         controller.outgoing(float(second))
     heard = agent.receive(controller.outgoing(34.0), 34.0)
     assert heard == [wire.Message({"n": 1})]
+
+
+def test_a_frame_reported_missing_is_sent_again_ever_more_rarely() -> None:
+    """The report may be old: nobody is there, or nothing passes, and the line must not be flooded.
+
+    A real one takes 45 ms for a frame.
+    """
+    agent, controller = opened()
+    agent.send({"text": "x" * 5000})
+    lines = agent.outgoing(0.0).splitlines(keepends=True)
+    controller.receive(b"".join(lines[1:]), 0.0)
+    agent.receive(controller.outgoing(0.0), 0.0)
+    ticks = [tick for tick in range(1, 300) if lines[0] in agent.outgoing(tick / 10)]
+    assert ticks[0] <= 2
+    assert len(ticks) < 15
+
+
+def test_an_acknowledgement_lost_in_the_middle_of_a_message_is_said_again() -> None:
+    """A line that breaks in every window would else deliver the same frames for ever."""
+    agent, controller = opened()
+    agent.send({"text": "x" * 5000})
+    first = b"".join(agent.outgoing(0.0).splitlines(keepends=True)[:3])
+    controller.receive(first, 0.0)
+    controller.outgoing(0.0)  # lost
+    assert controller.next_wakeup() < 0.5
+    assert not controller.outgoing(0.1)
+    before = agent.backlog
+    agent.receive(controller.outgoing(0.5), 0.5)
+    assert agent.backlog == before - 3
+    said = [tick for tick in range(5, 600) if controller.outgoing(tick / 10)]
+    assert len(said) < 5
+
+
+def test_an_acknowledgement_brings_the_rest_soon_after_a_long_silence() -> None:
+    agent, controller = opened()
+    agent.send({"text": "x" * 5000})
+    for tick in range(300):
+        lines = agent.outgoing(tick / 10).splitlines(keepends=True)
+    lines = agent.outgoing(34.0).splitlines(keepends=True)
+    controller.receive(lines[1], 34.0)
+    agent.receive(controller.outgoing(34.0), 34.0)
+    assert agent.next_wakeup() < 35.0
 
 
 def test_a_lost_welcome_is_said_again_when_the_agent_repeats_its_hello() -> None:

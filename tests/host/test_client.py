@@ -1,6 +1,7 @@
 """The client against an agent that speaks the real protocol over a real socket."""
 
 import re
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -274,6 +275,23 @@ def test_an_agent_that_falls_silent_is_told_with_the_last_thing_heard_of_it() ->
         with pytest.raises(SilenceError, match=expected) as caught:
             client.request("apply", {}, 60)
     assert '"copy xen.gz"' in str(caught.value)
+
+
+def test_a_long_reply_over_a_slow_line_is_no_silence() -> None:
+    """At 115,200 baud a message of 4 MiB takes six minutes, in which no other word comes."""
+
+    def send_slowly(agent: ScriptedAgent, request: Body) -> None:
+        agent.reply(request, {"text": "x" * 15_000})
+        while agent.connection.backlog and not agent.stopped.is_set():
+            while select.select([agent.line], [], [], 0)[0]:
+                agent.connection.receive(agent.line.recv(65536), time.monotonic())
+            for line in agent.connection.outgoing(time.monotonic()).splitlines(keepends=True):
+                agent.line.sendall(line)
+                time.sleep(0.05)
+
+    with conversation(send_slowly, silence=1.0) as (client, _, _, _):
+        client.await_hello(10)
+        assert client.request("inspect", {}, 30) == {"text": "x" * 15_000}
 
 
 def test_a_busy_agent_that_says_hello_is_waited_for_until_the_deadline() -> None:

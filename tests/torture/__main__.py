@@ -18,7 +18,10 @@ from pathlib import Path
 
 from torture.controller_killed import ControllerKilled
 from torture.family import EnoughLostError, Family, Settings, Tally, describe
+from torture.hostile_disk import HostileDisk, HostileTree
+from torture.payload_iso import PayloadIso
 from torture.power_cut import PowerCut
+from torture.serial_line import SerialLine, SerialRuns
 from torture.write_log import TreeModeLog, WriteLog
 from vm.bench import find_live_iso
 
@@ -29,6 +32,11 @@ FAMILIES: tuple[Family, ...] = (
     TreeModeLog(),
     PowerCut(),
     ControllerKilled(),
+    SerialLine(),
+    SerialRuns(),
+    HostileTree(),
+    HostileDisk(),
+    PayloadIso(),
 )
 
 

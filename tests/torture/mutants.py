@@ -173,6 +173,49 @@ MUTANTS = (
             ),
         ),
     ),
+    Mutant(
+        "the CRC is ignored",
+        "serial_line",
+        (
+            Edit(
+                "agent/bootgraft_agent/wire.py",
+                "    return frame if encode_frame(frame)[:-1] == line[start:] else None\n",
+                "    return frame\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "links are followed",
+        "hostile_tree",
+        (
+            Edit(
+                FILES,
+                '        todo = deque(path.split("/"))\n',
+                "        if (self.root / path).exists():\n"
+                '            return path.strip("/")\n'
+                '        todo = deque(path.split("/"))\n',
+            ),
+            Edit(
+                FILES,
+                "_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC\n",
+                "_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC\n",
+            ),
+        ),
+        count=200,
+    ),
+    Mutant(
+        "disks are not set read-only before they are looked at",
+        "hostile_disk",
+        (
+            Edit(
+                "agent/bootgraft_agent/live.py",
+                "        if device.is_guest_storage:\n",
+                "        if not device:\n",
+            ),
+        ),
+        count=2,
+        needs_iso=True,
+    ),
 )
 
 
