@@ -17,7 +17,7 @@ demo: iso
 
 test: iso lint
 	$(PYTHON) -m pytest -m "not matrix and not vm and not reproducible" --numprocesses 4
-	$(PYTHON) -m pytest -m "not matrix and vm"
+	$(PYTHON) -m pytest -m "not matrix and vm" --numprocesses 2 --dist loadfile
 
 test-vm: iso
 	$(PYTHON) -m pytest -m "not reproducible"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from qemu.qmp import QMPClient
+from qemu.qmp import ConnectError, QMPClient
 
 TEXT_MEMORY = 0xB8000
 TEXT_MEMORY_SIZE = 0x8000  # Linux scrolls by moving the screen's start through all of it
@@ -177,11 +177,14 @@ class Boot:
     async def _connect(self) -> None:
         deadline = time.monotonic() + 20
         socket = Path(self._folder.name, "qmp")
-        while not socket.exists():
+        while True:
+            # The socket has its name before it listens.
+            with contextlib.suppress(ConnectError):
+                await self._qmp.connect(str(socket))
+                break
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise BootTimeoutError(f"QEMU did not start: {self._errors.read_text()}")
             await asyncio.sleep(0.05)
-        await self._qmp.connect(str(socket))
         await self._qmp.execute("cont")
 
     async def _disconnect(self) -> None:
