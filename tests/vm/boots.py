@@ -178,10 +178,11 @@ class Boot:
         deadline = time.monotonic() + 20
         socket = Path(self._folder.name, "qmp")
         while True:
-            # The socket has its name before it listens.
-            with contextlib.suppress(ConnectError):
-                await self._qmp.connect(str(socket))
-                break
+            if socket.exists():
+                # It has its name before it listens.
+                with contextlib.suppress(ConnectError):
+                    await self._qmp.connect(str(socket))
+                    break
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise BootTimeoutError(f"QEMU did not start: {self._errors.read_text()}")
             await asyncio.sleep(0.05)
