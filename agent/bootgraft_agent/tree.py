@@ -60,6 +60,11 @@ class Trees:
             if path is not None and not path.is_dir():
                 raise InvalidRequestError(f"{option} {path} is not a directory")
 
+    @property
+    def boot_prefix(self) -> str:
+        """Where /boot is in the volume "boot"."""
+        return "" if self.boot_directory is not None else "boot/"
+
     def _directory(self, where: Where) -> Path:
         if where == "boot" and self.boot_directory is not None:
             return self.boot_directory
