@@ -107,9 +107,10 @@ def _find_continued(plan: Plan, earlier: Iterable[Manifest], volumes: Volumes) -
         if was_cut_off(manifest, plan.backups, volumes):
             yield manifest.run_id
     yield from plan.continues
-    if plan.check is not None and alike:
-        if all(plan.check.menu not in targets(step) for step in plan.steps):
-            yield alike[-1].run_id  # it mends what that run's menu names
+    if plan.check is None or not alike:
+        return
+    if all(plan.check.menu not in targets(step) for step in plan.steps):
+        yield alike[-1].run_id  # it mends what that run's menu names
 
 
 def recipe_names(recipe: str) -> set[str]:
@@ -333,13 +334,14 @@ def _make(step: ChangeStep, tree: WritableTree, volumes: Volumes, progress: Prog
         if step.attributes is not None:
             return tree.write_temporary(path, [step.after], attributes=step.attributes)
         return tree.write_temporary(path, [step.after], like=path)
+    temporary = None
     if isinstance(step, CreateFile):
-        return tree.write_temporary(path, [step.content], attributes=step.attributes)
-    if isinstance(step, MakeLink):
-        return tree.make_temporary_link(path, step.text, step.attributes)
-    if isinstance(step, MakeDirectory) and step.before is None:
-        return tree.make_temporary_directory(path, step.attributes)
-    return None
+        temporary = tree.write_temporary(path, [step.content], attributes=step.attributes)
+    elif isinstance(step, MakeLink):
+        temporary = tree.make_temporary_link(path, step.text, step.attributes)
+    elif isinstance(step, MakeDirectory) and step.before is None:
+        temporary = tree.make_temporary_directory(path, step.attributes)
+    return temporary
 
 
 def _put(step: ChangeStep, temporary: str | None, tree: WritableTree) -> None:
