@@ -350,6 +350,8 @@ def _parse_lines(table: Reader, common: _Common) -> Lines:
         table.problem("", "lines takes replace and with together, or neither")
     if table.has("ensure") and table.has("count"):
         table.problem("count", "count is for remove and replace")
+    if table.has("unless") and not table.has("ensure"):
+        table.problem("unless", "unless is for ensure")
     replace = table.pattern("replace")
     replacement = table.line("with")
     if replace is not None and replacement is not None:
@@ -362,6 +364,7 @@ def _parse_lines(table: Reader, common: _Common) -> Lines:
         when=common.when,
         path=table.guest_path("path"),
         ensure=table.lines("ensure"),
+        unless=table.pattern("unless"),
         remove=table.pattern("remove"),
         replace=replace,
         replacement=replacement,
