@@ -112,6 +112,8 @@ class _Turn:
             raise self._refused(action, f"{self._path_of(action)}: {error}") from error
         except RefusedError as error:
             raise self._refused(action, str(error)) from error
+        except OSError as error:
+            raise self._refused(action, f"{error.filename}: {error.strerror}") from error
 
     def _refused(self, action: AnyAction, problem: str) -> RefusedError:
         where = f"{self._recipe.file_name}:{action.line}"
