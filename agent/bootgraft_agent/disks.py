@@ -59,6 +59,8 @@ class Partition:
     fs_type: str | None
     label: str | None
     uuid: str | None
+    entry_uuid: str | None = None  # the partition's own, of its table: PARTUUID
+    entry_name: str | None = None  # GPT's name of it: PARTLABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +381,8 @@ def _describe_partition(
         fs_type=node.text("ID_FS_TYPE") if node else None,
         label=node.text("ID_FS_LABEL_ENC") if node else None,
         uuid=node.text("ID_FS_UUID_ENC") if node else None,
+        entry_uuid=node.text("ID_PART_ENTRY_UUID") if node else None,
+        entry_name=node.text("ID_PART_ENTRY_NAME") if node else None,
     )
 
 
