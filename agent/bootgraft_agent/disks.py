@@ -163,7 +163,7 @@ class BlockDevice:
     def text(self, name: str) -> str | None:
         r"""Give a property of udev's; those named _ENC have unsafe bytes written as \xHH."""
         value = self.properties.get(name)
-        return _decode_udev_text(value) if value else None
+        return decode_udev_text(value) if value else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,7 +438,8 @@ def _read_subsystem(directory: Path) -> str | None:
         return None
 
 
-def _decode_udev_text(text: str) -> str:
+def decode_udev_text(text: str) -> str:
+    r"""Give a property of udev's whose name ends in _ENC, with unsafe bytes written as \xHH."""
     escaped = text.encode(errors="surrogateescape")
     plain = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), escaped)
     return plain.decode(errors="backslashreplace")

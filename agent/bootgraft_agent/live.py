@@ -90,12 +90,14 @@ class LiveActions:
         backups, volumes = find_backups(read_machine(), options)
         with volumes.read("boot") as boot:
             manifests = read_manifests(boot, backups)
-        names = {"boot": volumes.name("boot"), "root": volumes.root.name if volumes.root else "?"}
+        names = {where: each.name for where, each in volumes.guest.file_systems.items()}
         return {
             "runs": [
                 {
                     "run_id": each.run_id,
-                    "changes": [f"{names[change.where]}:/{change.path}" for change in each.changes],
+                    "changes": [
+                        f"{names.get(change.where, '?')}:/{change.path}" for change in each.changes
+                    ],
                 }
                 for each in reversed(manifests)
             ]

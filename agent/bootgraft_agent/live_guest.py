@@ -21,7 +21,7 @@ from bootgraft_agent.guest import (
     read_root,
     with_module_drivers,
 )
-from bootgraft_agent.live_volumes import LiveVolumes
+from bootgraft_agent.live_volumes import LiveVolumes, of_places
 from bootgraft_agent.machine import Machine, Place, Views, looked_at
 from bootgraft_agent.payload_sources import PayloadSource, find_payload
 from bootgraft_agent.plan import BACKUPS, Options
@@ -42,7 +42,8 @@ def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolu
             guest = _with_root(guest, place, root, tree, view)
         mounts.check_file_system(view(place.device), place.fs_type, place.name)
     root_place = root if isinstance(root, Place) and guest.root is not None else None
-    return guest, LiveVolumes(place, root_place, source)
+    volumes = of_places(place, root_place, found.directory.prefix)
+    return guest, LiveVolumes(volumes, source)
 
 
 def find_backups(machine: Machine, options: Options) -> tuple[str, LiveVolumes]:
@@ -56,7 +57,8 @@ def find_backups(machine: Machine, options: Options) -> tuple[str, LiveVolumes]:
         with looked_at(place, view) as tree:
             roots = [find_root(machine, each) for each in _read_arguments(tree, found.directory)]
     root = next((each for each in roots if isinstance(each, Place)), None)
-    return f"{found.directory.prefix}{BACKUPS}", LiveVolumes(place, root, None)
+    prefix = found.directory.prefix
+    return f"{prefix}{BACKUPS}", LiveVolumes(of_places(place, root, prefix), None)
 
 
 def _read_arguments(tree: Tree, directory: BootDirectory) -> Iterator[bytes]:

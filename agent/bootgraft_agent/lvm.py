@@ -80,9 +80,7 @@ def read_logical_volumes(physical: Sequence[str]) -> Found:
     return parse_reports(members, rows)
 
 
-def parse_reports(
-    members: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, str]]
-) -> Found:
+def parse_reports(members: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, str]]) -> Found:
     """Judge what LVM reports of physical (`members`) and of logical volumes."""
     problems = [*_copies(members), *_same_names(members)]
     if problems:
@@ -136,9 +134,7 @@ def _kernel_name(member: Mapping[str, str]) -> str:
     return Path(member["pv_name"]).name
 
 
-def _report(
-    command: str, kind: str, physical: Sequence[str], fields: str
-) -> list[dict[str, str]]:
+def _report(command: str, kind: str, physical: Sequence[str], fields: str) -> list[dict[str, str]]:
     """Ask LVM for a table. Raises CommandError."""
     shape = ["--reportformat", "json", "--options", fields]
     # Of physical volumes all, so that copies are among them.

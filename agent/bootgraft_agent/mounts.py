@@ -62,6 +62,8 @@ _DRIVERS = {
     "vfat": ("vfat", ""),
 }
 DISK_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "reiserfs", "jfs"})
+# A guest may have these, too, but not its root.
+GUEST_FILE_SYSTEMS = DISK_FILE_SYSTEMS | {"vfat"}
 DVD_FILE_SYSTEMS = ("iso9660", "udf")
 STICK_FILE_SYSTEMS = frozenset({*DVD_FILE_SYSTEMS, "vfat"})
 
@@ -237,7 +239,8 @@ def mounted(
 ) -> Iterator[Path]:
     """Mount a file system, nosuid, nodev and noexec, and unmount it; `name` is for people.
 
-    `subvolume` is the number of one of btrfs; without it the default one is mounted. Raises RefusedError for a type that is not known here, or where the kernel refuses it.
+    `subvolume` is the number of one of btrfs; without it the default one is mounted. Raises
+    RefusedError for a type that is not known here, or where the kernel refuses it.
     """
     if fs_type not in _DRIVERS:
         raise RefusedError(f"{name}: file systems of type {fs_type} are not read")
