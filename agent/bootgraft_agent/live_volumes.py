@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from bootgraft_agent import lvm, mounts
 from bootgraft_agent.errors import RefusedError
@@ -25,7 +24,7 @@ class LiveVolumes:
 
     guest: GuestFileSystems
     payload_source: PayloadSource | None
-    nodes: Nodes = Nodes({})
+    nodes: Nodes = field(default_factory=lambda: Nodes({}))
 
     @property
     def boot_prefix(self) -> str:
