@@ -128,7 +128,10 @@ class CopyFile:
 
 @dataclass(frozen=True, slots=True)
 class WriteFile:
-    """Replace a text file's content; owner, mode, attributes and links stay, unless they are given."""
+    """Replace a text file's content; owner, mode, attributes and links stay.
+
+    Unless attributes are given.
+    """
 
     target: Target
     before: bytes

@@ -7,7 +7,7 @@ and what a rollback brings back.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bootgraft_agent.wire import JSON
 
@@ -79,6 +79,25 @@ def matches(found: State, wanted: State) -> bool:
     if isinstance(found, DirectoryState) and isinstance(wanted, DirectoryState):
         return _same_attributes(found.attributes, wanted.attributes)
     return found is None and wanted is None
+
+
+def same_content(found: State, other: State) -> bool:
+    """Whether two states differ by nothing but attributes and times."""
+    if isinstance(found, FileState) and isinstance(other, FileState):
+        return (found.sha256, found.size) == (other.sha256, other.size)
+    if isinstance(found, LinkState) and isinstance(other, LinkState):
+        return found.text == other.text
+    return type(found) is type(other)
+
+
+def is_alike(found: Attributes, given: Attributes) -> bool:
+    """Whether attributes are those given, but for the label, which a guest renews by itself."""
+    return _without_label(found) == _without_label(given)
+
+
+def _without_label(attributes: Attributes) -> Attributes:
+    kept = tuple(each for each in attributes.xattrs if each[0] != SELINUX)
+    return replace(attributes, xattrs=kept)
 
 
 def _same_attributes(found: Attributes | None, wanted: Attributes | None) -> bool:
