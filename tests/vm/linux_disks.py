@@ -89,13 +89,11 @@ def lvm(command: str, loop: str, *arguments: str) -> str:
 def _write_ext(disk: Path, offset: int, volume: Volume) -> None:
     tree = disk.with_name(f"{disk.name}.{volume.name}")
     write_files(tree, volume.files or {})
-    options = ["-U", volume.uuid] if volume.uuid else []
-    run(
-        [
-            *("mke2fs", "-q", "-F", "-t", volume.kind, *options, "-d", tree),
-            *("-E", f"offset={offset},root_owner=0:0", disk, f"{volume.size}M"),
-        ]
-    )
+    options = ["-E", f"offset={offset},root_owner=0:0"]
+    if volume.uuid:
+        options += ["-U", volume.uuid]
+    kind = ["-q", "-F", "-t", volume.kind]
+    run(["mke2fs", *kind, *options, "-d", tree, disk, f"{volume.size}M"])
 
 
 def _write_swap(disk: Path, offset: int, size: int) -> None:
@@ -138,8 +136,8 @@ def write_files(folder: Path, files: Files) -> None:
 @contextlib.contextmanager
 def loop_device(image: Path, offset: int, size: int) -> Iterator[str]:
     """Have a part of an image as a block device."""
-    arguments = [f"--offset={offset}", f"--sizelimit={size}", image]
-    device = run(["losetup", "--find", "--show", *arguments]).stdout.strip()
+    part = [f"--offset={offset}", f"--sizelimit={size}"]
+    device = run(["losetup", "--find", "--show", *part, image]).stdout.strip()
     try:
         yield device
     finally:
