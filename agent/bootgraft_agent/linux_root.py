@@ -75,10 +75,11 @@ def find_root_file_system(storage: Storage, root_partition: str | None) -> FileS
         raise RefusedError("cannot choose a root file system: " + "; ".join(storage.problems))
     chosen = [each for each in candidates if each.names_itself] or candidates
     if len(chosen) > 1:
-        listed = " and ".join(each.file_system.name for each in chosen)
+        names = tuple(each.file_system.name for each in chosen)
         raise AmbiguousError(
-            f"cannot choose a root file system: {listed} both hold a Linux system; name one with"
-            " --root-partition"
+            f"cannot choose a root file system: {' and '.join(names)} both hold a Linux system;"
+            " name one with --root-partition",
+            names,
         )
     if not chosen:
         looked = "; ".join(notes) or "no file system that Linux boots from"
