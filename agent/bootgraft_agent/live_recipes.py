@@ -21,7 +21,7 @@ from bootgraft_agent.live_volumes import LiveVolumes
 from bootgraft_agent.machine import Machine
 from bootgraft_agent.payload_sources import PayloadSource, find_recipes
 from bootgraft_agent.plan import Options, Plan, ReplayJournal
-from bootgraft_agent.recipe_source import Request, has_recipes, is_shim, read_requests
+from bootgraft_agent.recipe_requests import Request, has_recipes, is_shim, read_requests
 from bootgraft_agent.recipes.sequence import plan_sequence
 
 
@@ -97,7 +97,8 @@ def _make_plan(
             payload: Tree | None = None
             if volumes.payload_source is not None:
                 payload = stack.enter_context(volumes.payload())
-            plan = plan_sequence(requests, volumes, guest, payload, options)
+            dirty = volumes.dirty_journals
+            plan = plan_sequence(requests, volumes, guest, payload, options, dirty)
         _check_file_systems(plan, volumes)
     except BootgraftError as error:
         return error

@@ -127,7 +127,7 @@ def test_for_a_linux_guest_recipes_may_come_meanwhile() -> None:
     ("problems", "options"), [([], Options()), ([NO_PAYLOAD] * 99, Options(recipe="x"))]
 )
 def test_nothing_is_waited_for_where_it_would_change_nothing(
-    problems: list[str], options: Options
+    problems: list[str | None], options: Options
 ) -> None:
     actions = ToldActions(
         found=linux_without_grub_legacy(),
