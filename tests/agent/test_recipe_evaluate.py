@@ -57,9 +57,24 @@ def test_a_directory_of_the_payload_is_copied_with_all_that_is_in_it(
     assert plan(copy, root, payload=payload).others == [
         "make /opt",
         "make /opt/site",
-        "copy site/a.conf to /opt/site/a.conf",
         "make /opt/site/deep",
+        "copy site/a.conf to /opt/site/a.conf",
         "copy site/deep/b.conf to /opt/site/deep/b.conf",
+    ]
+
+
+def test_names_of_iso_9660_without_rock_ridge_are_taken_for_the_author_s(
+    root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "plain"
+    for path in ("RECIPE.TOM;1", "SITE/A.CON;1", "SITE/DEEP/B;1"):
+        write(folder, path, path)
+    copy = _action("copy", 'source = "site"', 'path = "/etc/site"')
+    assert sorted(plan(copy, root, payload=folder).others) == [
+        "copy SITE/A.CON;1 to /etc/site/a.con",
+        "copy SITE/DEEP/B;1 to /etc/site/deep/b",
+        "make /etc/site",
+        "make /etc/site/deep",
     ]
 
 
@@ -98,8 +113,12 @@ def test_what_cannot_be_copied_is_refused(root: Path, payload: Path) -> None:
     assert "no user 'jane'; give its number" in copied("motd", 'owner = "jane"')
     (payload / "link").symlink_to("/etc/passwd")
     assert "is a link; put the file itself there" in copied("link")
+    (payload / "out").symlink_to("..")
+    assert "is a link" in copied("out/root/etc/fstab")
     os.mkfifo(payload / "fifo")
-    assert "fifo" in copied("fifo")
+    assert "fifo of the payload is no regular file" in copied("fifo")
+    (payload / "site/link").symlink_to("a.conf")
+    assert "site/link of the payload is a link" in copied("site")
 
 
 # Removing, renaming, linking
