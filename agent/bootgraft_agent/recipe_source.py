@@ -4,6 +4,7 @@ The payload has either one /recipe.toml with its files beside it, or a /recipes.
 recipes of the library and of folders; without both the recipe is `hyperv-shim`.
 """
 
+import stat
 from collections.abc import Iterator
 
 from bootgraft_agent.errors import RefusedError
@@ -72,6 +73,6 @@ class PayloadDirectory:
             if len(alike) != 1:
                 return None
             found = f"{found}/{alike[0]}" if found else alike[0]
-            if self._tree.resolve(found) != found:
+            if stat.S_ISLNK(self._tree.lstat(found).st_mode):
                 raise RefusedError(f"{source} of the payload is a link; put the file itself there")
         return found
