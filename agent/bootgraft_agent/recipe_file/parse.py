@@ -239,12 +239,12 @@ def _parse_action(table: Reader, names: Iterable[str]) -> AnyAction | None:
     table.names = frozenset({*names, *(LOOP_NAMES[for_each] if for_each else ())})
     inner = table.table_of("when")
     when = None if inner is None else _parse_selector(inner, table.names)
-    action = parse(table, _Common(table.problems.line(table.path), for_each, when))
+    action = parse(table, Common(table.problems.line(table.path), for_each, when))
     table.finish()
     return action
 
 
-class _Common:
+class Common:
     """What every action has."""
 
     def __init__(self, line: int, for_each: ForEach | None, when: Selector | None) -> None:
@@ -271,7 +271,7 @@ def _parse_missing(table: Reader, *, creates: bool = False) -> Missing:
     return "refuse"
 
 
-def _parse_copy(table: Reader, common: _Common) -> Copy:
+def _parse_copy(table: Reader, common: Common) -> Copy:
     table.one_of("copy", ("source", "content"))
     source = table.source_path("source")
     digest = table.digest()
@@ -293,7 +293,7 @@ def _parse_copy(table: Reader, common: _Common) -> Copy:
     )
 
 
-def _parse_remove(table: Reader, common: _Common) -> Remove:
+def _parse_remove(table: Reader, common: Common) -> Remove:
     return Remove(
         line=common.line,
         for_each=common.for_each,
@@ -304,7 +304,7 @@ def _parse_remove(table: Reader, common: _Common) -> Remove:
     )
 
 
-def _parse_rename(table: Reader, common: _Common) -> Rename:
+def _parse_rename(table: Reader, common: Common) -> Rename:
     return Rename(
         line=common.line,
         for_each=common.for_each,
@@ -316,7 +316,7 @@ def _parse_rename(table: Reader, common: _Common) -> Rename:
     )
 
 
-def _parse_link(table: Reader, common: _Common) -> Link:
+def _parse_link(table: Reader, common: Common) -> Link:
     to = table.line("to", required=True)
     if to is not None and not str(to):
         table.problem("to", "to is empty: a link must lead somewhere")
@@ -331,7 +331,7 @@ def _parse_link(table: Reader, common: _Common) -> Link:
     )
 
 
-def _parse_directory(table: Reader, common: _Common) -> Directory:
+def _parse_directory(table: Reader, common: Common) -> Directory:
     return Directory(
         line=common.line,
         for_each=common.for_each,
@@ -344,12 +344,14 @@ def _parse_directory(table: Reader, common: _Common) -> Directory:
     )
 
 
-def _parse_lines(table: Reader, common: _Common) -> Lines:
+def _parse_lines(table: Reader, common: Common) -> Lines:
     table.one_of("lines", ("ensure", "remove", "replace"))
     if table.has("replace") != table.has("with"):
         table.problem("", "lines takes replace and with together, or neither")
     if table.has("ensure") and table.has("count"):
         table.problem("count", "count is for remove and replace")
+    if table.has("unless") and not table.has("ensure"):
+        table.problem("unless", "unless is for ensure")
     replace = table.pattern("replace")
     replacement = table.line("with")
     if replace is not None and replacement is not None:
@@ -362,6 +364,7 @@ def _parse_lines(table: Reader, common: _Common) -> Lines:
         when=common.when,
         path=table.guest_path("path"),
         ensure=table.lines("ensure"),
+        unless=table.pattern("unless"),
         remove=table.pattern("remove"),
         replace=replace,
         replacement=replacement,
@@ -387,7 +390,7 @@ def _replacement_problem(text: str, groups: int) -> str:
     return ""
 
 
-def _parse_ini(table: Reader, common: _Common) -> Ini:
+def _parse_ini(table: Reader, common: Common) -> Ini:
     _need_an_edit(table, "ini", ("set", "unset"))
     section = table.line("section", required=True)
     if section is not None and "]" in str(section):
@@ -405,7 +408,7 @@ def _parse_ini(table: Reader, common: _Common) -> Ini:
     )
 
 
-def _parse_variables(table: Reader, common: _Common) -> Variables:
+def _parse_variables(table: Reader, common: Common) -> Variables:
     _need_an_edit(table, "variables", ("set", "unset"))
     style: Style = "shell"
     match table.choice("style", ("shell", "plain", "grubenv"), "shell"):
@@ -435,7 +438,7 @@ def _need_an_edit(table: Reader, kind: str, keys: Iterable[str]) -> None:
         table.problem("", f"{kind} takes at least one of {', '.join(keys)}")
 
 
-def _parse_fstab(table: Reader, common: _Common) -> Fstab:
+def _parse_fstab(table: Reader, common: Common) -> Fstab:
     edits = ("set", "add_options", "remove_options", "delete", "by_uuid")
     _need_an_edit(table, "fstab", (*edits, "entry"))
     if table.has("entry") and any(table.has(key) for key in (*edits, "count")):
@@ -468,7 +471,7 @@ def _parse_fstab(table: Reader, common: _Common) -> Fstab:
     return action
 
 
-def _parse_grub_arguments(table: Reader, common: _Common) -> GrubArguments:
+def _parse_grub_arguments(table: Reader, common: Common) -> GrubArguments:
     _need_an_edit(table, "grub-arguments", ("add", "set", "remove", "by_uuid"))
     variable = table.text("variable") or "GRUB_CMDLINE_LINUX"
     if not _VARIABLE.fullmatch(variable):
@@ -492,7 +495,7 @@ def _parse_grub_arguments(table: Reader, common: _Common) -> GrubArguments:
     return action
 
 
-def _parse_require(table: Reader, common: _Common) -> Require:
+def _parse_require(table: Reader, common: Common) -> Require:
     exists = table.truth("exists", default=True)
     tests = ("sha256", "size", "contains")
     if not exists and any(table.has(key) for key in tests):
@@ -510,7 +513,7 @@ def _parse_require(table: Reader, common: _Common) -> Require:
     )
 
 
-PARSERS: Mapping[str, Callable[[Reader, _Common], AnyAction]] = {
+PARSERS: Mapping[str, Callable[[Reader, Common], AnyAction]] = {
     "copy": _parse_copy,
     "remove": _parse_remove,
     "rename": _parse_rename,

@@ -22,7 +22,7 @@ MAX_REPEAT = 100  # of {n,m}
 MAX_DEPTH = 30  # groups in groups
 MAX_GROUPS = 9  # as `\9` is the last that a replacement can name
 MAX_STATES = 500  # of one pattern's automaton, before it is built anew
-MAX_WORK = 200_000_000  # units of about a tenth of a microsecond: 20 s in all
+MAX_WORK = 100_000_000  # units of about a tenth of a microsecond: 10 s in all
 
 _ALL = frozenset(range(256)) - {0x0A}
 _DIGITS = frozenset(b"0123456789")
