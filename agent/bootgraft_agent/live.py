@@ -99,6 +99,11 @@ class LiveVolumes:
     root: Place | None
     payload_source: PayloadSource | None
 
+    @property
+    def boot_prefix(self) -> str:
+        """Where /boot is in the volume "boot"."""
+        return "boot/" if self.boot == self.root else ""
+
     def _place(self, where: Where) -> Place:
         if where == "boot":
             return self.boot
@@ -488,7 +493,10 @@ class LiveActions:
             "runs": [
                 {
                     "run_id": each.run_id,
-                    "changes": [f"{names[change.where]}:/{change.path}" for change in each.changes],
+                    "changes": [
+                        f"{names.get(change.where, change.where)}:/{change.path}"
+                        for change in each.changes
+                    ],
                 }
                 for each in reversed(manifests)
             ]

@@ -60,6 +60,8 @@ for _name in CHANGES:
 class Volumes:
     """The volumes of a guest as plain directories, with a fault at the n-th change."""
 
+    boot_prefix = ""
+
     def __init__(self, base: Path, fault: BaseException | None = None, at: int = -1) -> None:
         self.base = base
         self.changes = 0
