@@ -36,9 +36,10 @@ if __name__ == "__main__":
 
 import serial  # noqa: E402
 
-from bootgraft_agent import live, mounts  # noqa: E402
+from bootgraft_agent import live, live_guest, mounts  # noqa: E402
 from bootgraft_agent.disks import Disk, Partition, read_block_devices  # noqa: E402
 from bootgraft_agent.errors import BootgraftError  # noqa: E402
+from bootgraft_agent.machine import Machine, read_machine  # noqa: E402
 from bootgraft_agent.plan import Options  # noqa: E402
 from bootgraft_agent.view import guest_json  # noqa: E402
 
@@ -182,7 +183,7 @@ def look_at(carrier: Path, case: dict[str, int | str]) -> str:
             *((partition,), None),
         )
         try:
-            guest, _ = live.read_live_guest(live.Machine((whole,), ()), Options())
+            guest, _ = live_guest.read_live_guest(Machine((whole,), ()), Options())
         except (BootgraftError, OSError) as error:
             return f"refused: {error}"
         return f"found: {len(json.dumps(guest_json(guest)))}"
@@ -233,7 +234,7 @@ def inspect_machine() -> dict[str, object]:
         lambda: json.dumps(actions.inspect(Options()))[:3500], INSPECT_TIMEOUT
     )
     found["seconds"] = round(time.monotonic() - began, 1)
-    live.read_machine()
+    read_machine()
     found["active"] = [
         path.read_text().strip()
         for path in (*Path("/sys/block").glob("dm-*/dm/name"), *Path("/sys/block").glob("md*/dev"))
