@@ -69,8 +69,8 @@ shape = "round"
     assert _problems(text) == [
         "r.toml:1: version must be 1, the only one that is known, not 2",
         "r.toml:2: name may have letters, digits, `.`, `_` and `-`, 64 at most",
-        "r.toml:4: unknown key 'colour'; known here: version, name, description, parameters, when,"
-        " action",
+        "r.toml:4: unknown key 'colour'; known here: version, name, description, notes, parameters,"
+        " when, action",
         "r.toml:8: the default must match ttyS[0-9]",
         "r.toml:11: 'mac' cannot name a parameter: a lower-case letter, then letters, digits, `-`"
         " and `_`; not interface, mac or kernel",

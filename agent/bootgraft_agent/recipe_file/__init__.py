@@ -3,18 +3,35 @@
 `parse_recipe` checks a file, `explain` says it in words, `evaluate` edits a World by it.
 """
 
+from bootgraft_agent.recipe_file.commands import (
+    check_text,
+    explain_library,
+    explain_text,
+    list_library,
+)
 from bootgraft_agent.recipe_file.errors import RecipeError
+from bootgraft_agent.recipe_file.evaluate import evaluate
 from bootgraft_agent.recipe_file.explain import explain
+from bootgraft_agent.recipe_file.facts import LinuxFacts, read_facts
+from bootgraft_agent.recipe_file.library import library
 from bootgraft_agent.recipe_file.model import Parameter, RecipeFile
 from bootgraft_agent.recipe_file.parse import parse_recipe
 from bootgraft_agent.recipe_file.settings import check_settings, secret_values
 
 __all__ = [
+    "LinuxFacts",
     "Parameter",
     "RecipeError",
     "RecipeFile",
     "check_settings",
+    "check_text",
+    "evaluate",
     "explain",
+    "explain_library",
+    "explain_text",
+    "library",
+    "list_library",
     "parse_recipe",
+    "read_facts",
     "secret_values",
 ]

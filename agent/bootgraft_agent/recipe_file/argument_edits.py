@@ -154,7 +154,7 @@ def edit_menu(data: bytes, edit: Editor, *, default_only: bool, saved: int) -> b
     return data if default_only else _KOPT.sub(lambda match: _edit_kopt(match, edit), data)
 
 
-def menu_devices(data: bytes, saved: int) -> list[tuple[bytes, bool]]:
+def menu_devices(data: bytes) -> list[tuple[bytes, bool]]:
     """List what root= and resume= name in a menu's entries, and whether such an entry has an
     initrd, without which a UUID means nothing to a kernel.
     """
@@ -209,9 +209,8 @@ def edit_default_grub(data: bytes, edit: ArgumentEdit, variable: str) -> bytes:
     Raises EditError for values that only a shell can tell.
     """
     name = variable.encode()
-    others = [each for each in (b"GRUB_CMDLINE_LINUX", b"GRUB_CMDLINE_LINUX_DEFAULT")]
     elsewhere: set[bytes] = set()
-    for other in others:
+    for other in (b"GRUB_CMDLINE_LINUX", b"GRUB_CMDLINE_LINUX_DEFAULT"):
         value = get_shell(data, other) if other != name else None
         if value is not None:
             trimmed = edit.trim(value)
@@ -258,6 +257,12 @@ def edit_loader_entry(data: bytes, edit: Editor) -> bytes:
         start = match.start("arguments")
         lines[places[-1]] = line[:start] + edit(match["arguments"]) + line_end(line)
     return b"".join(lines)
+
+
+def loader_arguments(data: bytes) -> bytes:
+    """Give the arguments of a boot loader entry."""
+    found = (_OPTIONS.match(body(line)) for line in split_lines(data))
+    return b" ".join(match["arguments"] for match in found if match)
 
 
 def devices(arguments: bytes) -> list[bytes]:

@@ -52,6 +52,7 @@ def explain(recipe: RecipeFile, settings: Mapping[str, str]) -> list[str]:
     conditions = list(words.conditions(recipe.when))
     lines.append("for guests " + " and ".join(conditions) if conditions else "for any Linux guest")
     lines += [f"{number}. {words.action(each)}" for number, each in enumerate(recipe.actions, 1)]
+    lines += [f"note: {each}" for each in recipe.notes]
     return [printable(line).replace("\n", "\\n") for line in lines]
 
 

@@ -72,11 +72,7 @@ def root_device(data: bytes) -> bytes | None:
 
 def set_fields(data: bytes, chosen: Sequence[Entry], values: Mapping[str, bytes]) -> bytes:
     """Give fields of entries their values; fields that a line does not have are added."""
-
-    def edit(entry: Entry) -> Mapping[str, bytes]:
-        return values
-
-    return _edit(data, chosen, edit)
+    return _edit(data, chosen, lambda _entry: values)
 
 
 def edit_options(
@@ -121,9 +117,11 @@ def name_by_uuid(
     """Name the devices of entries by UUID; give also the devices whose UUID is not known."""
     unknown = []
     changes = {}
+    only_swap = sum(entry.field("type") == b"swap" for entry in entries(data)) == 1
     for entry in chosen:
         if entry.is_kernel_named:
-            uuid = uuids.get(entry.uuid_key)
+            is_swap = only_swap and entry.field("type") == b"swap"
+            uuid = uuids.get(entry.uuid_key) or (uuids.get("swap") if is_swap else None)
             if uuid is None:
                 unknown.append(to_text(entry.field("device")))
             else:

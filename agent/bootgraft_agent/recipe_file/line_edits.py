@@ -1,11 +1,12 @@
 """Edits of a text by whole lines: ensure, remove, replace, between anchors. Pure."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootgraft_agent.recipe_file.model import Count
 from bootgraft_agent.recipe_file.patterns import Match, Pattern, Work
+from bootgraft_agent.recipe_file.templates import Template
 from bootgraft_agent.recipe_file.text_lines import (
     EditError,
     body,
@@ -13,6 +14,7 @@ from bootgraft_agent.recipe_file.text_lines import (
     insert_lines,
     line_end,
     split_lines,
+    to_bytes,
 )
 
 _REFERENCE = re.compile(r"\\([0-9\\])")
@@ -85,19 +87,23 @@ def replace_in_lines(
     return b"".join(lines)
 
 
-def expand(replacement: str, values: Callable[[str], bytes]) -> Callable[[bytes, Match], bytes]:
+def expand(replacement: Template, values: Mapping[str, str]) -> Callable[[bytes, Match], bytes]:
     """Give what makes the new text of a match: `\\1` is a group, `\\0` all, `\\\\` a backslash.
 
-    values: what fills the placeholders between the references, where backslashes mean nothing.
+    In the values of placeholders a backslash means nothing.
     """
-    parts = _REFERENCE.split(replacement)
-    literals = [values(part) for part in parts[::2]]
+    pieces: list[tuple[bool, str]] = []  # a reference, or a text
+    for number, part in enumerate(replacement.parts):
+        if number % 2:
+            pieces.append((False, values[part]))
+        else:
+            pieces += [(bool(odd % 2), text) for odd, text in enumerate(_REFERENCE.split(part))]
 
     def new_text(line: bytes, match: Match) -> bytes:
-        new = [literals[0]]
-        for reference, literal in zip(parts[1::2], literals[1:], strict=True):
-            new += [_referred(reference, line, match), literal]
-        return b"".join(new)
+        return b"".join(
+            _referred(text, line, match) if is_reference else to_bytes(text)
+            for is_reference, text in pieces
+        )
 
     return new_text
 

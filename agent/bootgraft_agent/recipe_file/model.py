@@ -225,11 +225,15 @@ AnyAction = (
 
 @dataclass(frozen=True, slots=True)
 class RecipeFile:
-    """A recipe that was checked. file_name: what problems call it; sha256: of its bytes."""
+    """A recipe that was checked. file_name: what problems call it; sha256: of its bytes.
+
+    notes: what the user is to be told along with every plan.
+    """
 
     file_name: str
     name: str
     description: str
+    notes: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     when: Selector
     actions: tuple[AnyAction, ...]

@@ -107,6 +107,9 @@ def _parse_document(document: Reader, data: bytes, file_name: str) -> RecipeFile
     description = document.text("description", required=True) or ""
     if not description.isprintable():
         document.problem("description", "description must be printable and a single line")
+    notes = document.words("notes")
+    if not all(each.isprintable() for each in notes):
+        document.problem("notes", "notes must be printable, each a single line")
     parameters = _parse_parameters(document)
     names = [each.name for each in parameters]
     when = document.table_of("when")
@@ -114,7 +117,7 @@ def _parse_document(document: Reader, data: bytes, file_name: str) -> RecipeFile
     actions = _parse_actions(document, names)
     document.finish()
     digest = hashlib.sha256(data).hexdigest()
-    return RecipeFile(file_name, name, description, parameters, selector, actions, digest)
+    return RecipeFile(file_name, name, description, notes, parameters, selector, actions, digest)
 
 
 def _parse_parameters(document: Reader) -> tuple[Parameter, ...]:

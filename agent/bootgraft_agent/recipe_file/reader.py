@@ -245,27 +245,29 @@ class Reader:
         template = self.line(key, required=True)
         if template is None:
             return _NOTHING
-        problem = path_problem(str(template), absolute=True)
+        self._check_path(key, template)
+        return template
+
+    def _check_path(self, key: str, template: Template, *, absolute: bool = True) -> None:
+        """Check a path as far as it is known; with its values it is checked once more."""
+        text = str(template)
+        known = f"/{text}" if absolute and text.startswith("{") and not template.parts[0] else text
+        problem = path_problem(known, absolute=absolute)
         if problem:
             self.problem(key, f"{key} {problem}")
-        return template
 
     def guest_paths(self, key: str) -> Texts:
         """Give paths of the guest."""
         templates = self.lines(key)
         for template in templates:
-            problem = path_problem(str(template), absolute=True)
-            if problem:
-                self.problem(key, f"{key} {problem}")
+            self._check_path(key, template)
         return templates
 
     def source_path(self, key: str) -> Template | None:
         """Give a path of the payload: relative to the recipe's directory, never out of it."""
         template = self.line(key)
         if template is not None:
-            problem = path_problem(str(template), absolute=False)
-            if problem:
-                self.problem(key, f"{key} {problem}")
+            self._check_path(key, template, absolute=False)
         return template
 
     def pattern(self, key: str, *, required: bool = False) -> Template | None:
