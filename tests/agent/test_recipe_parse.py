@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootgraft_agent.recipe_file import RecipeError, check_settings, explain, parse_recipe
+from bootgraft_agent.recipe_file import (
+    RecipeError,
+    check_settings,
+    explain,
+    parse_recipe,
+    parse_recipe_list,
+)
 from bootgraft_agent.recipe_file.parse import MAX_SIZE, PARSERS
 from bootgraft_agent.recipe_file.positions import BoundError, find_positions
 
@@ -76,7 +82,7 @@ shape = "round"
         " and `_`; not interface, mac or kernel",
         'r.toml:16: distribution_version must be as "12", ">=10" or ">=10, <13", not \'new\'',
         "r.toml:17: boot_loader must be of grub-legacy, grub2, systemd-boot, none",
-        "r.toml:19: copy takes one of source, content; source and content is given",
+        "r.toml:19: copy takes one of source, content; source and content are given",
         "r.toml:21: path must be an absolute path of the guest, not 'etc/x'",
         "r.toml:22: source must not hold `..` or `.`: '../x'",
         "r.toml:24: mode must be octal as \"0644\", not '644x'",
@@ -293,3 +299,43 @@ def test_a_secret_is_no_part_of_a_recipe_s_identity() -> None:
     plain = recipe.identity({"word": "x", "port": "ttyS0"})
     assert recipe.identity({"port": "ttyS0", "word": "y"}) == plain
     assert recipe.identity({"port": "ttyS1", "word": "x"}) != plain
+
+
+def test_a_list_of_recipes_is_read_in_its_order() -> None:
+    text = """\
+version = 1
+[[recipe]]
+name = "hyperv-shim"
+[[recipe]]
+file = "recipes/01-x/recipe.toml"
+[recipe.set]
+port = "ttyS1"
+"""
+    shim, other = parse_recipe_list(text.encode(), "recipes.toml")
+    assert (shim.name, shim.file, shim.settings, shim.line) == ("hyperv-shim", None, {}, 2)
+    assert (other.name, other.file) == (None, "recipes/01-x/recipe.toml")
+    assert (other.settings, other.line) == ({"port": "ttyS1"}, 4)
+
+
+def test_all_problems_of_a_list_are_told_at_once() -> None:
+    text = """\
+version = 3
+[[recipe]]
+name = "two words"
+file = "../recipe.toml"
+[[recipe]]
+colour = 1
+[recipe.set]
+port = 1
+"""
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe_list(text.encode(), "l.toml")
+    assert list(caught.value.problems) == [
+        "l.toml:1: version must be 1, the only one that is known, not 3",
+        "l.toml:2: recipe takes one of name, file; name and file are given",
+        "l.toml:3: 'two words' is no recipe's name",
+        "l.toml:4: file must not hold `..` or `.`: '../recipe.toml'",
+        "l.toml:5: recipe takes one of name, file; none of them is given",
+        "l.toml:6: unknown key 'colour'; known here: name, file, set",
+        "l.toml:8: 'port' must be a text in quotes of at most 65536",
+    ]

@@ -16,10 +16,12 @@ from bootgraft_agent.recipe_file.facts import LinuxFacts, read_facts
 from bootgraft_agent.recipe_file.library import library
 from bootgraft_agent.recipe_file.model import Parameter, RecipeFile
 from bootgraft_agent.recipe_file.parse import parse_recipe
+from bootgraft_agent.recipe_file.recipe_list import Listed, parse_recipe_list
 from bootgraft_agent.recipe_file.settings import check_settings, secret_values
 
 __all__ = [
     "LinuxFacts",
+    "Listed",
     "Parameter",
     "RecipeError",
     "RecipeFile",
@@ -32,6 +34,7 @@ __all__ = [
     "library",
     "list_library",
     "parse_recipe",
+    "parse_recipe_list",
     "read_facts",
     "secret_values",
 ]

@@ -172,7 +172,7 @@ class _Words:
             within += f" before the line that matches {self.quoted(action.before)}"
         if action.ensure:
             return f"see to it that {self.listed(action.ensure)} is there{within or ' at the end'}"
-        lines = f"{_count(action.count)} that match"
+        lines = f"{_count(action.count)} that match{'es' * (action.count == 1)}"
         if action.remove is not None:
             return f"remove {lines} {self.quoted(action.remove)}{within}"
         return (

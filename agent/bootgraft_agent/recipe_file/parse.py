@@ -46,7 +46,8 @@ MAX_SOURCES = 100  # copies from the payload; a directory is one
 
 FSTAB_FIELDS = ("device", "mount_point", "type", "options", "dump", "pass")
 
-_RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Of files, and of what a plan calls its recipes.
+RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"(?P<comparison>>=|<=|<|>|=|)\s*(?P<version>\d{1,9}(?:\.\d{1,9}){0,5})")
 _AT_LINE = re.compile(r" \(at line (?P<line>\d+), column \d+\)\Z")
@@ -58,7 +59,7 @@ def parse_recipe(data: bytes, name: str) -> RecipeFile:
 
     Raises RecipeError with all its problems.
     """
-    document, positions = _read_toml(data, name)
+    document, positions = read_toml(data, name)
     problems = Problems(name, positions)
     recipe = _parse_document(Reader(document, (), problems), data, name)
     found = problems.texts()
@@ -67,7 +68,8 @@ def parse_recipe(data: bytes, name: str) -> RecipeFile:
     return recipe
 
 
-def _read_toml(data: bytes, name: str) -> tuple[dict[str, object], Positions]:
+def read_toml(data: bytes, name: str) -> tuple[dict[str, object], Positions]:
+    """Read TOML within bounds, and where its keys stand. Raises RecipeError."""
     if len(data) > MAX_SIZE:
         raise RecipeError([f"{name}: {len(data)} bytes; a recipe has at most {MAX_SIZE}"])
     actions = len(_HEADER.findall(data))
@@ -95,14 +97,9 @@ def _toml_problem(message: str, text: str, name: str) -> str:
 
 
 def _parse_document(document: Reader, data: bytes, file_name: str) -> RecipeFile:
-    version = document.take("version", required=True)
-    if version is not None and (version != VERSION or isinstance(version, bool)):
-        document.problem(
-            "version",
-            f"version must be {VERSION}, the only one that is known, not {short(version)}",
-        )
+    check_version(document)
     name = document.text("name", required=True) or ""
-    if name and not _RECIPE_NAME.fullmatch(name):
+    if name and not RECIPE_NAME.fullmatch(name):
         document.problem("name", "name may have letters, digits, `.`, `_` and `-`, 64 at most")
     description = document.text("description", required=True) or ""
     if not description.isprintable():
@@ -118,6 +115,16 @@ def _parse_document(document: Reader, data: bytes, file_name: str) -> RecipeFile
     document.finish()
     digest = hashlib.sha256(data).hexdigest()
     return RecipeFile(file_name, name, description, notes, parameters, selector, actions, digest)
+
+
+def check_version(document: Reader) -> None:
+    """Note a version other than the one that is known."""
+    version = document.take("version", required=True)
+    if version is not None and (version, type(version)) != (VERSION, int):
+        document.problem(
+            "version",
+            f"version must be {VERSION}, the only one that is known, not {short(version)}",
+        )
 
 
 def _parse_parameters(document: Reader) -> tuple[Parameter, ...]:

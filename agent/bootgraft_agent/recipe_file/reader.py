@@ -286,8 +286,8 @@ class Reader:
         given = [key for key in keys if key in self.table]
         if len(given) < at_least or len(given) > 1:
             listed = ", ".join(keys)
-            found = " and ".join(given) or "none of them"
-            self.problem("", f"{kind} takes one of {listed}; {found} is given")
+            found = f"{' and '.join(given)} are" if given else "none of them is"
+            self.problem("", f"{kind} takes one of {listed}; {found} given")
 
 
 def path_problem(path: str, *, absolute: bool) -> str:
