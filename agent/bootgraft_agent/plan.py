@@ -3,11 +3,10 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bootgraft_agent.errors import InvalidRequestError
-from bootgraft_agent.grub import MASK
 from bootgraft_agent.secrets_mask import mask_secrets
 from bootgraft_agent.states import (
     Attributes,
@@ -23,7 +22,6 @@ from bootgraft_agent.wire import JSON
 # without the first slash: "var", "usr/local".
 Where = str
 
-MAX_SHOWN = 1024 * 1024  # characters of all diffs; a message to the controller has 4 MiB
 BACKUPS = "bootgraft"  # directory beside GRUB's, with one directory for each run
 
 
@@ -337,41 +335,13 @@ class Plan:
         text = json.dumps([self.recipe, [step.identity() for step in self.steps]])
         return sha256(text.encode())
 
-    def masked(self, text: str) -> str:
-        """Mask the recipes' secrets in a text that is to be shown."""
-        for secret in self.secrets:
-            text = text.replace(secret, MASK.decode())
-        return text
-
     def diffs(self) -> tuple[tuple[str, str], ...]:
-        """Give (path, unified diff) for each text file that is edited or made, secrets masked.
-
-        Where there is too much to be shown the last ones say so instead.
-        """
-        shown: list[tuple[str, str]] = []
-        room = MAX_SHOWN
-        for path, before, after in self.texts():
-            diff = unified_diff(path, before, after)
-            if len(diff) > room:
-                diff = f"({path}: too long to be shown here)"
-            room -= len(diff)
-            shown.append((path, diff))
-        return tuple(shown)
-
-    def texts(self) -> Iterator[tuple[str, str, str]]:
-        """Give path, text before and text after of what is edited or made, secrets masked."""
-        for step in self.steps:
-            if isinstance(step, WriteFile | CreateFile):
-                path = self.masked(str(step.target))
-                if isinstance(step, WriteFile):
-                    yield path, self._readable(step.before), self._readable(step.after)
-                else:
-                    yield path, "", self._readable(step.content)
-
-    def _readable(self, content: bytes) -> str:
-        for secret in self.secrets:
-            content = content.replace(secret.encode("utf-8", "surrogateescape"), MASK)
-        return readable(content)
+        """Give (path, unified diff) for each text file that changes, with secrets masked."""
+        return tuple(
+            (str(step.target), unified_diff(step))
+            for step in self.steps
+            if isinstance(step, WriteFile)
+        )
 
 
 def sha256(data: bytes) -> str:
@@ -384,10 +354,8 @@ def readable(content: bytes) -> str:
     return mask_secrets(content).decode("utf-8", "backslashreplace")
 
 
-def unified_diff(path: str, before: str, after: str) -> str:
-    """Give the unified diff of two readable texts; "" stands for no file."""
-    old, new = (text.split("\n") if text else [] for text in (before, after))
-    lines = list(difflib.unified_diff(old, new, f"{path} (before)", path, lineterm=""))
-    if not lines:
-        return f"--- {path} (before)\n+++ {path}\n(nothing but secrets changes)"
-    return "\n".join(lines)
+def unified_diff(step: WriteFile) -> str:
+    """Give the unified diff of a text file's edit, with secrets masked."""
+    name = str(step.target)
+    before, after = (readable(content).split("\n") for content in (step.before, step.after))
+    return "\n".join(difflib.unified_diff(before, after, f"{name} (before)", name, lineterm=""))

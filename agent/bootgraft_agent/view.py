@@ -9,7 +9,7 @@ from bootgraft_agent.disks import Disk, DvdDrive
 from bootgraft_agent.grub import parse_menu
 from bootgraft_agent.guest import Guest
 from bootgraft_agent.payload import Payload
-from bootgraft_agent.plan import MAX_SHOWN, Plan, readable
+from bootgraft_agent.plan import Plan, WriteFile, readable
 from bootgraft_agent.recipes.hyperv_shim import device_text, grafted_entry
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.volumes import Outcome
@@ -126,16 +126,11 @@ def plan_json(plan: Plan) -> dict[str, JSON]:
         "plan_sha256": plan.sha256(),
         "already_grafted": plan.is_done,
         "steps": [
-            {"kind": type(step).__name__, "text": _said(plan, step.describe())}
-            for step in plan.steps
+            {"kind": type(step).__name__, "text": mask_text(step.describe())} for step in plan.steps
         ],
         "diffs": [{"path": path, "diff": diff} for path, diff in plan.diffs()],
-        "warnings": [_said(plan, each) for each in plan.warnings],
+        "warnings": [mask_text(each) for each in plan.warnings],
     }
-
-
-def _said(plan: Plan, text: str) -> str:
-    return mask_text(plan.masked(text))
 
 
 def outcome_json(outcome: Outcome, plan: Plan | None = None) -> dict[str, JSON]:
@@ -144,36 +139,26 @@ def outcome_json(outcome: Outcome, plan: Plan | None = None) -> dict[str, JSON]:
         "run_id": outcome.run_id,
         "changed": bool(outcome.changes),
         "changes": [
-            {
-                "path": _path(plan, each.target),
-                "before_sha256": each.before,
-                "after_sha256": each.after,
-            }
+            {"path": each.target, "before_sha256": each.before, "after_sha256": each.after}
             for each in outcome.changes
         ],
-        "verified": [_path(plan, each) for each in outcome.verified],
+        "verified": list(outcome.verified),
         "warnings": [
-            mask_text(_path(plan, each))
-            for each in (*(plan.warnings if plan else ()), *outcome.warnings)
+            mask_text(each) for each in (*(plan.warnings if plan else ()), *outcome.warnings)
         ],
     }
     if plan is not None:
         result["diffs"] = [{"path": path, "diff": diff} for path, diff in plan.diffs()]
-        result["texts"] = list(_texts(plan))
+        result["texts"] = [
+            {
+                "path": str(step.target),
+                "before": readable(step.before),
+                "after": readable(step.after),
+            }
+            for step in plan.steps
+            if isinstance(step, WriteFile)
+        ]
     return result
-
-
-def _path(plan: Plan | None, text: str) -> str:
-    return plan.masked(text) if plan else text
-
-
-def _texts(plan: Plan) -> Iterator[JSON]:
-    """Give the texts before and after, as far as they find room in a message."""
-    room = MAX_SHOWN
-    for path, before, after in plan.texts():
-        room -= len(before) + len(after)
-        if room >= 0:
-            yield {"path": path, "before": before, "after": after}
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
@@ -183,10 +168,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     else:
         yield f"Plan {plan.sha256()[:12]}, recipe {plan.recipe}:"
     for number, step in enumerate(plan.steps, start=1):
-        yield f"  {number}. {_said(plan, step.describe())}"
+        yield f"  {number}. {mask_text(step.describe())}"
     for _, diff in plan.diffs():
         yield diff
-    yield from warning_lines([plan.masked(each) for each in plan.warnings])
+    yield from warning_lines(plan.warnings)
 
 
 def outcome_lines(outcome: Outcome, done: str) -> Iterator[str]:
