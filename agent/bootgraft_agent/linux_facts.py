@@ -2,7 +2,7 @@
 
 from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.live_volumes import LiveVolumes
-from bootgraft_agent.recipe_file import read_facts
+from bootgraft_agent.recipe_file.facts import read_facts
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.wire import JSON
 from bootgraft_agent.world import open_world

@@ -17,7 +17,8 @@ from bootgraft_agent.plan import (
     Target,
     WriteFile,
 )
-from bootgraft_agent.recipe_file import RecipeFile, evaluate, library, parse_recipe
+from bootgraft_agent.recipe_file import RecipeFile, library, parse_recipe
+from bootgraft_agent.recipe_file.evaluate import evaluate
 from bootgraft_agent.recipe_source import PayloadDirectory
 from bootgraft_agent.tree import Trees
 from bootgraft_agent.world import open_world

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bootgraft_agent.recipe_file import RecipeError
-from bootgraft_agent.recipe_file.parse import PARSERS, Common, parse_recipe
+from bootgraft_agent.recipe_file.parse import parse_recipe
+from bootgraft_agent.recipe_file.parse_actions import PARSERS, Common
 from bootgraft_agent.recipe_file.positions import Positions
 from bootgraft_agent.recipe_file.reader import Problems, Reader
 

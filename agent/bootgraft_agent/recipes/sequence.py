@@ -17,7 +17,7 @@ from bootgraft_agent.plan import (
     Target,
     WriteFile,
 )
-from bootgraft_agent.recipe_file import evaluate
+from bootgraft_agent.recipe_file.evaluate import evaluate
 from bootgraft_agent.recipe_requests import Request
 from bootgraft_agent.recipe_source import PayloadDirectory
 from bootgraft_agent.recipes import hyperv_shim
