@@ -7,6 +7,7 @@ proc_pid_mountinfo(5).
 import contextlib
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,9 @@ def list_subvolumes(top: Path) -> dict[str, int]:
         for entry in entries:
             if len(found) >= MAX_LISTED:
                 break
-            if entry.is_dir(follow_symlinks=False) and entry.inode() == _ROOT_INODE:
+            # The inode's number in the directory itself is the subvolume's.
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode) and status.st_ino == _ROOT_INODE:
                 found[entry.name] = read_number(top / entry.name)
     return dict(sorted(found.items()))
 
@@ -81,8 +84,9 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _number(fd: int) -> int:
-    answer = fcntl.ioctl(fd, _INO_LOOKUP, _LOOKUP.pack(0, _ROOT_INODE))
-    number: int = _LOOKUP.unpack(answer)[0]
+    buffer = bytearray(_LOOKUP.pack(0, _ROOT_INODE))
+    fcntl.ioctl(fd, _INO_LOOKUP, buffer)  # of bytes Python takes no more than 1,024
+    number: int = _LOOKUP.unpack(buffer)[0]
     return number
 
 

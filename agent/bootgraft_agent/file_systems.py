@@ -92,6 +92,12 @@ class Nodes:
             )
         return node
 
+    def require_views(self) -> Views:
+        """Give what makes the views that are shared; raises RefusedError where none are."""
+        if self.views is None:
+            raise RefusedError("the machine is not looked at now")
+        return self.views
+
     @contextlib.contextmanager
     def read(self, file_system: FileSystem) -> Iterator[Tree]:
         """Look at a file system through a view."""

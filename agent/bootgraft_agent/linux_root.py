@@ -32,7 +32,8 @@ class GuestFileSystems:
     """A guest's file systems by what they are to it.
 
     `mounts` gives each mount point, without its first slash, what is there; `absent` those that
-    cannot be changed here, and why; `uuids` are by mount point, of swap areas by their device.
+    cannot be changed here, and why; `uuids` are by mount point, of swap areas by their device, and
+    of an only one by "swap", too.
     """
 
     file_systems: dict[Where, FileSystem]
@@ -74,10 +75,11 @@ def find_root_file_system(storage: Storage, root_partition: str | None) -> FileS
         raise RefusedError("cannot choose a root file system: " + "; ".join(storage.problems))
     chosen = [each for each in candidates if each.names_itself] or candidates
     if len(chosen) > 1:
-        listed = " and ".join(each.file_system.name for each in chosen)
+        names = tuple(each.file_system.name for each in chosen)
         raise AmbiguousError(
-            f"cannot choose a root file system: {listed} both hold a Linux system; name one with"
-            " --root-partition"
+            f"cannot choose a root file system: {' and '.join(names)} both hold a Linux system;"
+            " name one with --root-partition",
+            names,
         )
     if not chosen:
         looked = "; ".join(notes) or "no file system that Linux boots from"
@@ -200,12 +202,15 @@ def find_mounts(storage: Storage, root: FileSystem) -> GuestFileSystems:
     for entry in entries:
         place = fstab.place_of(entry.mount_point)
         if entry.is_swap:
-            areas = storage.find(entry.spec)
-            uuids[entry.spec] = (areas[0].uuid or "") if len(areas) == 1 else ""
+            fitting = storage.find(entry.spec)
+            uuids[entry.spec] = (fitting[0].uuid or "") if len(fitting) == 1 else ""
         elif place and not entry.is_left_out:
             there = _find_mounted(storage, root, entry)
             found[place] = there
             uuids[f"/{place}"] = there.uuid or "" if isinstance(there, FileSystem) else ""
+    areas = [entry.spec for entry in entries if entry.is_swap]
+    if len(areas) == 1:
+        uuids["swap"] = uuids[areas[0]]
     absent = {place: why for place, why in found.items() if isinstance(why, str)}
     present = {place: each for place, each in found.items() if isinstance(each, FileSystem)}
     return _arranged(root, present, absent, uuids, has_boot=has_boot)

@@ -1,11 +1,12 @@
 """The facts of a guest with GRUB legacy, from the machine's disks, and what a rollback needs."""
 
-import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from bootgraft_agent import boot_code, grub, mounts
 from bootgraft_agent.boot_partition import find_boot
 from bootgraft_agent.errors import RefusedError
+from bootgraft_agent.file_systems import Nodes
 from bootgraft_agent.files import Tree
 from bootgraft_agent.guest import (
     FILE_COMMANDS,
@@ -21,32 +22,60 @@ from bootgraft_agent.guest import (
     read_root,
     with_module_drivers,
 )
+from bootgraft_agent.linux_facts import LinuxJson, linux_json, problem_json
 from bootgraft_agent.live_volumes import LiveVolumes, of_places
 from bootgraft_agent.machine import Machine, Place, Views, looked_at
-from bootgraft_agent.payload_sources import PayloadSource, find_payload
+from bootgraft_agent.payload_sources import PayloadSource, find_payload, read_shim
 from bootgraft_agent.plan import BACKUPS, Options
 from bootgraft_agent.recipes.kernels import choose_kernel
 from bootgraft_agent.root_partition import NoRoot, find_root
 
 
-def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolumes]:
+@dataclass(frozen=True, slots=True)
+class GrubGuest:
+    """A guest with GRUB legacy as it was found."""
+
+    facts: Guest
+    boot: Place
+    boot_prefix: str
+    root: Place | None  # None: facts.root_problem says why
+    payload_source: PayloadSource | None
+
+
+def read_live_guest(machine: Machine, options: Options) -> tuple[Guest, LiveVolumes, LinuxJson]:
     """Find the guest and read its facts. Raises RefusedError and AmbiguousError."""
     with mounts.views() as view:
-        found = find_boot(machine, options, view)
-        place = found.place
-        with looked_at(place, view) as tree:
-            boot = read_boot(tree, place.name, found.directory, menu_is_embedded=True)
-            boot_code.check(place.disk, place.partition, boot, tree)
-            guest, source = _read_without_root(machine, place, boot, tree)
-            root = _find_chosen_root(machine, guest, options)
-            guest = _with_root(guest, place, root, tree, view)
-        mounts.check_file_system(view(place.device), place.fs_type, place.name)
+        found = read_grub_guest(machine, options, view)
+        guest = of_places(found.boot, found.root, found.boot_prefix)
+        volumes = LiveVolumes(guest, found.payload_source)
+        if found.root is None:
+            linux = problem_json(found.facts.root_problem or "")
+        else:
+            linux = linux_json(replace(volumes, nodes=Nodes({}, view)))
+    return found.facts, volumes, linux
+
+
+def read_grub_guest(
+    machine: Machine, options: Options, view: Views, source: PayloadSource | None = None
+) -> GrubGuest:
+    """Find the guest and read its facts, the shim's from a medium if that is found already.
+
+    Raises RefusedError and AmbiguousError.
+    """
+    found = find_boot(machine, options, view)
+    place = found.place
+    with looked_at(place, view) as tree:
+        boot = read_boot(tree, place.name, found.directory, menu_is_embedded=True)
+        boot_code.check(place.disk, place.partition, boot, tree)
+        guest, source = _read_without_root(machine, place, boot, tree, source)
+        root = _find_chosen_root(machine, guest, options)
+        guest = _with_root(guest, place, root, tree, view)
+    mounts.check_file_system(view(place.device), place.fs_type, place.name)
     root_place = root if isinstance(root, Place) and guest.root is not None else None
-    volumes = of_places(place, root_place, found.directory.prefix)
-    return guest, LiveVolumes(volumes, source)
+    return GrubGuest(guest, place, found.directory.prefix, root_place, source)
 
 
-def find_backups(machine: Machine, options: Options) -> tuple[str, LiveVolumes]:
+def find_grub_backups(machine: Machine, options: Options) -> tuple[str, LiveVolumes]:
     """Find what a rollback needs, however damaged the graft is: the backups, and the volumes.
 
     The root file system is the first that an entry of a menu names; None where none does.
@@ -83,10 +112,13 @@ def _find_chosen_root(machine: Machine, guest: Guest, options: Options) -> Place
 
 
 def _read_without_root(
-    machine: Machine, place: Place, boot: Boot, tree: Tree
+    machine: Machine, place: Place, boot: Boot, tree: Tree, source: PayloadSource | None
 ) -> tuple[Guest, PayloadSource | None]:
     """Read what the boot directory and the payload say."""
-    payload, problem, source = find_payload(machine.drives, machine.live_volumes)
+    if source is None:
+        payload, problem, source = find_payload(machine.drives, machine.live_volumes)
+    else:
+        payload, problem = read_shim(source)
     number = place.partition.number
     disks = machine.ide_disks
     kernels = read_kernels(tree, boot, None)
@@ -120,7 +152,7 @@ def _with_root(
 ) -> Guest:
     """Add what the root file system says, or why it says nothing."""
     if isinstance(root, NoRoot):
-        return dataclasses.replace(guest, root_problem=root.reason)
+        return replace(guest, root_problem=root.reason)
     if root == boot_place:
         return _with_root_tree(guest, root, boot_tree)
     try:
@@ -128,15 +160,15 @@ def _with_root(
             guest = _with_root_tree(guest, root, tree)
         mounts.check_file_system(view(root.device), root.fs_type, root.name)
     except RefusedError as error:
-        return dataclasses.replace(guest, root=None, root_problem=str(error))
+        return replace(guest, root=None, root_problem=str(error))
     journals = (*guest.dirty_journals, *_dirty_journals(root))
-    return dataclasses.replace(guest, dirty_journals=journals)
+    return replace(guest, dirty_journals=journals)
 
 
 def _with_root_tree(guest: Guest, root: Place, tree: Tree) -> Guest:
     if not tree.is_directory("etc"):
-        return dataclasses.replace(guest, root_problem=f"{root.name} has no directory /etc")
-    return dataclasses.replace(
+        return replace(guest, root_problem=f"{root.name} has no directory /etc")
+    return replace(
         guest,
         root=read_root(tree, root.name),
         kernels=with_module_drivers(guest.kernels, tree),

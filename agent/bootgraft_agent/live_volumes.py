@@ -46,6 +46,13 @@ class LiveVolumes:
         """UUIDs by mount point, of swap areas by their device in fstab."""
         return self.guest.uuids
 
+    @property
+    def dirty_journals(self) -> tuple[str, ...]:
+        """Names of the volumes whose journal is to be replayed first; while they are started."""
+        found = dict.fromkeys(self.guest.file_systems.values())
+        blocks = ((each, mounts.read_ext_superblock(self.nodes.device(each))) for each in found)
+        return tuple(each.name for each, block in blocks if block and block.has_dirty_journal)
+
     def file_system(self, where: Where) -> FileSystem:
         """Give the file system of a volume. Raises RefusedError where there is none."""
         reason = dict(self.guest.absent).get(where)

@@ -1,6 +1,8 @@
 """Recipe files are checked: every problem at once, on its line; nothing else ever comes out."""
 
 import contextlib
+import subprocess
+import sys
 import time
 import tomllib
 
@@ -15,7 +17,8 @@ from bootgraft_agent.recipe_file import (
     parse_recipe,
     parse_recipe_list,
 )
-from bootgraft_agent.recipe_file.parse import MAX_SIZE, PARSERS
+from bootgraft_agent.recipe_file.parse import MAX_SIZE
+from bootgraft_agent.recipe_file.parse_actions import PARSERS
 from bootgraft_agent.recipe_file.positions import BoundError, find_positions
 
 HEAD = 'version = 1\nname = "a"\ndescription = "b"\n'
@@ -339,3 +342,14 @@ port = 1
         "l.toml:6: unknown key 'colour'; known here: name, file, set",
         "l.toml:8: 'port' must be a text in quotes of at most 65536",
     ]
+
+
+def test_recipes_are_checked_on_any_system() -> None:
+    """The host side checks and explains them, also on Windows, which has no such files."""
+    script = """
+import sys
+import bootgraft_agent.recipe_file
+print(*sorted(name for name in sys.modules if name in {"fcntl", "pwd", "bootgraft_agent.files"}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.strip() == b""

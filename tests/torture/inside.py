@@ -183,7 +183,7 @@ def look_at(carrier: Path, case: dict[str, int | str]) -> str:
             *((partition,), None),
         )
         try:
-            guest, _ = live_guest.read_live_guest(Machine((whole,), ()), Options())
+            guest, _, _ = live_guest.read_live_guest(Machine((whole,), ()), Options())
         except (BootgraftError, OSError) as error:
             return f"refused: {error}"
         return f"found: {len(json.dumps(guest_json(guest)))}"

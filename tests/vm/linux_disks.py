@@ -5,7 +5,10 @@ where its logical volume begins.
 """
 
 import contextlib
+import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,7 @@ EXTENT = MIB
 LVM_CONFIGURATION = 'backup { backup=0 archive=0 } devices { hints="none" use_devicesfile=0 }'
 
 OS_RELEASE = 'NAME="Debian GNU/Linux"\nID=debian\nVERSION_ID="13"\nPRETTY_NAME="Debian 13"\n'
-Files = Mapping[str, str]
+Files = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +92,11 @@ def lvm(command: str, loop: str, *arguments: str) -> str:
 def _write_ext(disk: Path, offset: int, volume: Volume) -> None:
     tree = disk.with_name(f"{disk.name}.{volume.name}")
     write_files(tree, volume.files or {})
-    options = ["-U", volume.uuid] if volume.uuid else []
-    run(
-        [
-            *("mke2fs", "-q", "-F", "-t", volume.kind, *options, "-d", tree),
-            *("-E", f"offset={offset},root_owner=0:0", disk, f"{volume.size}M"),
-        ]
-    )
+    options = ["-E", f"offset={offset},root_owner=0:0"]
+    if volume.uuid:
+        options += ["-U", volume.uuid]
+    kind = ["-q", "-F", "-t", volume.kind]
+    run(["mke2fs", *kind, *options, "-d", tree, disk, f"{volume.size}M"])
 
 
 def _write_swap(disk: Path, offset: int, size: int) -> None:
@@ -138,8 +139,8 @@ def write_files(folder: Path, files: Files) -> None:
 @contextlib.contextmanager
 def loop_device(image: Path, offset: int, size: int) -> Iterator[str]:
     """Have a part of an image as a block device."""
-    arguments = [f"--offset={offset}", f"--sizelimit={size}", image]
-    device = run(["losetup", "--find", "--show", *arguments]).stdout.strip()
+    part = [f"--offset={offset}", f"--sizelimit={size}"]
+    device = run(["losetup", "--find", "--show", *part, image]).stdout.strip()
     try:
         yield device
     finally:
@@ -147,15 +148,61 @@ def loop_device(image: Path, offset: int, size: int) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def mounted(device: str) -> Iterator[Path]:
+def mounted(device: str, *options: str) -> Iterator[Path]:
     """Have a file system mounted."""
     place = Path(device.replace("/dev/", "/run/bootgraft-test-"))
     place.mkdir()
     try:
-        run(["mount", "-o", "nosuid,nodev,noexec", device, place])
+        run(["mount", "-o", "nosuid,nodev,noexec", *options, device, place])
         try:
             yield place
         finally:
             run(["umount", place])
     finally:
         place.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """A file, directory or link with all that a rollback brings back.
+
+    `content` is a SHA-256 or a link's text; `changed` is its time in ns, None for a directory.
+    """
+
+    mode: int
+    owner: tuple[int, int]
+    links: int
+    attributes: tuple[tuple[str, bytes], ...]
+    changed: int | None
+    content: str
+
+
+def read_volume(disk: Path, offset: int, kind: str) -> dict[str, FileState]:
+    """Read all files of a file system by their paths; it is mounted for that, read-only."""
+    with loop_device(disk, offset, disk.stat().st_size - offset) as loop:
+        run(["blockdev", "--setro", loop])
+        with mounted(loop, *(("-o", "subvolid=5") if kind == "btrfs" else ())) as top:
+            return {
+                str(path.relative_to(top)): _read_state(path)
+                for path in sorted(top.rglob("*"))
+                if path.name != "lost+found"
+            }
+
+
+def _read_state(path: Path) -> FileState:
+    status = path.lstat()
+    content = ""
+    if stat.S_ISLNK(status.st_mode):
+        content = str(path.readlink())
+    elif stat.S_ISREG(status.st_mode):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+    is_directory = stat.S_ISDIR(status.st_mode)
+    names = os.listxattr(path, follow_symlinks=False)
+    return FileState(
+        status.st_mode,
+        (status.st_uid, status.st_gid),
+        1 if is_directory else status.st_nlink,  # a directory of btrfs has 1, of others many
+        tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names)),
+        None if is_directory else status.st_mtime_ns,
+        content,
+    )

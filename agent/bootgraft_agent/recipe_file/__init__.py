@@ -1,6 +1,7 @@
 """Declarative recipes: what people want changed in a guest, as a file of data. No code runs.
 
-`parse_recipe` checks a file, `explain` says it in words, `evaluate` edits a World by it.
+`parse_recipe` checks a file and `explain` says it in words, on any system; in the module `evaluate`
+a recipe changes a World, in `facts` are those that it selects guests by.
 """
 
 from bootgraft_agent.recipe_file.commands import (
@@ -10,9 +11,7 @@ from bootgraft_agent.recipe_file.commands import (
     list_library,
 )
 from bootgraft_agent.recipe_file.errors import RecipeError
-from bootgraft_agent.recipe_file.evaluate import evaluate
 from bootgraft_agent.recipe_file.explain import explain
-from bootgraft_agent.recipe_file.facts import LinuxFacts, read_facts
 from bootgraft_agent.recipe_file.library import library
 from bootgraft_agent.recipe_file.model import Parameter, RecipeFile
 from bootgraft_agent.recipe_file.parse import parse_recipe
@@ -20,14 +19,12 @@ from bootgraft_agent.recipe_file.recipe_list import Listed, parse_recipe_list
 from bootgraft_agent.recipe_file.settings import check_settings, secret_values
 
 __all__ = [
-    "LinuxFacts",
     "Listed",
     "Parameter",
     "RecipeError",
     "RecipeFile",
     "check_settings",
     "check_text",
-    "evaluate",
     "explain",
     "explain_library",
     "explain_text",
@@ -35,6 +32,5 @@ __all__ = [
     "list_library",
     "parse_recipe",
     "parse_recipe_list",
-    "read_facts",
     "secret_values",
 ]

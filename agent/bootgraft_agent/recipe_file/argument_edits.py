@@ -9,7 +9,7 @@ The Boot Loader Specification; Debian's update-grub of GRUB 0.97.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootgraft_agent import grub
@@ -48,8 +48,9 @@ class ArgumentEdit:
 
     def apply(self, arguments: bytes) -> bytes:
         """Edit arguments; a second time changes nothing."""
+        wanted = {*self.add, *(name + b"=" + value for name, value in self.assign)}
         for argument in self.remove:
-            arguments = _without(arguments, _is_meant(argument))
+            arguments = _without(arguments, _is_meant(argument, wanted))
         for name, value in self.assign:
             arguments = _assign(arguments, name, value)
         for argument in self.add:
@@ -85,9 +86,10 @@ def _for_kernel(arguments: bytes) -> bytes:
     return arguments[: end.start()] if end else arguments
 
 
-def _is_meant(wanted: bytes) -> Callable[[bytes], bool]:
+def _is_meant(unwanted: bytes, wanted: Container[bytes]) -> Callable[[bytes], bool]:
     def test(argument: bytes) -> bool:
-        return argument == wanted or (b"=" not in wanted and argument.partition(b"=")[0] == wanted)
+        name = argument if b"=" in unwanted else argument.partition(b"=")[0]
+        return name == unwanted and argument not in wanted
 
     return test
 

@@ -101,6 +101,8 @@ class _Turn:
         """Carry an action out, if it is meant for this guest. Raises RefusedError."""
         self._work.spend(_ACTION_WORK)
         try:
+            if isinstance(action, GrubArguments) and self._facts.boot_problem:
+                raise RefusedError(f"kernel arguments: {self._facts.boot_problem}")
             if action.when is not None and any(
                 mismatches(action.when, self._facts, self._world, self._values, self._work)
             ):
@@ -110,6 +112,8 @@ class _Turn:
             raise self._refused(action, f"{self._path_of(action)}: {error}") from error
         except RefusedError as error:
             raise self._refused(action, str(error)) from error
+        except OSError as error:
+            raise self._refused(action, f"{error.filename}: {error.strerror}") from error
 
     def _refused(self, action: AnyAction, problem: str) -> RefusedError:
         where = f"{self._recipe.file_name}:{action.line}"
@@ -341,7 +345,12 @@ class _Turn:
         anchors = Anchors(self._pattern(action.after), self._pattern(action.before))
         if action.ensure:
             wanted = self._lines(action.ensure)
-            return lambda data: line_edits.ensure_lines(data, wanted, anchors, self._work)
+            unless = self._pattern(action.unless)
+            return lambda data: (
+                data
+                if unless is not None and line_edits.has_line(data, unless, self._work)
+                else line_edits.ensure_lines(data, wanted, anchors, self._work)
+            )
         count = action.count
         remove, pattern = self._pattern(action.remove), self._pattern(action.replace)
         if remove is not None:

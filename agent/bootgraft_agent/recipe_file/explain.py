@@ -171,7 +171,9 @@ class _Words:
         if action.before is not None:
             within += f" before the line that matches {self.quoted(action.before)}"
         if action.ensure:
-            return f"see to it that {self.listed(action.ensure)} is there{within or ' at the end'}"
+            unless = f", unless a line matches {self.quoted(action.unless)}" * bool(action.unless)
+            place = within or " at the end"
+            return f"see to it that {self.listed(action.ensure)} is there{place}{unless}"
         lines = f"{_count(action.count)} that match{'es' * (action.count == 1)}"
         if action.remove is not None:
             return f"remove {lines} {self.quoted(action.remove)}{within}"

@@ -75,13 +75,15 @@ class LinuxFacts:
     """What recipes select guests by. None and "" stand for what the guest's files do not say.
 
     like: distributions that it says it is like. root_device: what fstab has for `/`.
+    boot_problem: why the boot loader is not known.
     """
 
     distribution: str | None
     version: str | None
     like: tuple[str, ...]
     architecture: str | None
-    boot_loader: str
+    boot_loader: str | None
+    boot_problem: str | None
     root_device: str | None
     interfaces: tuple[Interface, ...]
     kernels: tuple[str, ...]
@@ -94,6 +96,7 @@ class LinuxFacts:
             "like": list(self.like),
             "architecture": self.architecture,
             "boot_loader": self.boot_loader,
+            "boot_problem": self.boot_problem,
             "root_device": self.root_device,
             "interfaces": [{"name": each.name, "mac": each.mac} for each in self.interfaces],
             "kernels": list(self.kernels),
@@ -103,6 +106,7 @@ class LinuxFacts:
 def read_facts(world: View) -> LinuxFacts:
     """Read the facts; what cannot be read is not known."""
     distribution, version, like = _read_distribution(world)
+    boot_loader, boot_problem = _read_boot_loader(world)
     fstab = _read(world, "/etc/fstab")
     root = fstab_edits.root_device(fstab) if fstab else None
     return LinuxFacts(
@@ -110,7 +114,8 @@ def read_facts(world: View) -> LinuxFacts:
         version=version,
         like=like,
         architecture=_read_architecture(world),
-        boot_loader=_read_boot_loader(world),
+        boot_loader=boot_loader,
+        boot_problem=boot_problem,
         root_device=to_text(root) if root else None,
         interfaces=_read_interfaces(world),
         kernels=_read_kernels(world),
@@ -213,7 +218,15 @@ def _read_header(world: View, path: str) -> bytes:
     return content[:_HEADER] if len(content) >= _HEADER else b""
 
 
-def _read_boot_loader(world: View) -> str:
+def _read_boot_loader(world: View) -> tuple[str | None, str | None]:
+    """Give the boot loader, or why it is not known: /boot cannot be looked at."""
+    try:
+        return _find_boot_loader(world), None
+    except RefusedError as error:
+        return None, str(error)
+
+
+def _find_boot_loader(world: View) -> str:
     has_menu = any(world.exists(f"/boot/grub/{name}") for name in ("menu.lst", "grub.conf"))
     has_cfg = any(world.exists(f"/boot/{name}/grub.cfg") for name in ("grub", "grub2"))
     if has_cfg and not (has_menu and world.exists("/boot/grub/stage2")):

@@ -133,6 +133,7 @@ class Lines(Action):
 
     path: Template
     ensure: Texts
+    unless: Template | None
     remove: Template | None
     replace: Template | None
     replacement: Template | None

@@ -48,7 +48,7 @@ class Problems:
 
 
 class Reader:
-    """One table. names: the placeholders that may be used in it."""
+    """One table. names: the placeholders that it may use; known: the keys that were asked for."""
 
     def __init__(
         self, table: Mapping[str, object], path: Path, problems: Problems, names: Iterable[str] = ()
@@ -57,7 +57,7 @@ class Reader:
         self.path = path
         self.problems = problems
         self.names = frozenset(names)
-        self._known: dict[str, None] = {}
+        self.known: dict[str, None] = {}
 
     def problem(self, key: str, text: str) -> None:
         """Note a problem of one of the table's keys."""
@@ -70,13 +70,13 @@ class Reader:
     def finish(self) -> None:
         """Note every key that nobody has asked for."""
         for key in self.table:
-            if key not in self._known:
-                known = ", ".join(self._known)
+            if key not in self.known:
+                known = ", ".join(self.known)
                 self.problem(key, f"unknown key {short(key)}; known here: {known}")
 
     def take(self, key: str, *, required: bool = False) -> object:
         """Give a value as it is, None where there is none."""
-        self._known[key] = None
+        self.known[key] = None
         if required and key not in self.table:
             self.problem("", f"the key {key} is missing")
         return self.table.get(key)
@@ -209,7 +209,7 @@ class Reader:
         """Give a user's or group's name or number."""
         if isinstance(self.table.get(key), int):
             number = self.integer(key)
-            self._known[key] = None
+            self.known[key] = None
             return None if number is None else Template((str(number),))
         return self.line(key)
 
@@ -240,7 +240,7 @@ class Reader:
     def guest_path(self, key: str, default: str | None = None) -> Template:
         """Give a path of the guest: absolute, without `..`."""
         if default is not None and key not in self.table:
-            self._known[key] = None
+            self.known[key] = None
             return parse_template(default)
         template = self.line(key, required=True)
         if template is None:

@@ -34,6 +34,8 @@ _SPECIAL = re.compile(rb'([$`"\\])')
 
 _BLANKS = b" \t"
 
+_ESCAPED = re.compile(rb"\\(.)", re.DOTALL)  # in GRUB's environment
+
 GRUBENV_SIZE = 1024
 _GRUBENV_HEADER = b"# GRUB Environment Block\n"
 
@@ -72,7 +74,10 @@ def set_shell(data: bytes, name: bytes, value: bytes) -> bytes:
     lines = split_lines(data)
     found = _last(lines, name)
     if found is None:
-        return insert_lines(data, lines, len(lines), [name + b"=" + _quoted(value, b"")])
+        new = insert_lines(data, lines, len(lines), [name + b"=" + _quoted(value, b"")])
+        if get_shell(new, name) != value:
+            raise EditError(f"the last line goes on in the next, so {to_text(name)} has no place")
+        return new
     _check(found)
     if found.value == value:
         return data
@@ -104,13 +109,22 @@ def _last(lines: Sequence[bytes], name: bytes) -> _Assignment | None:
 
 
 def _assignments(lines: Sequence[bytes]) -> Iterator[_Assignment]:
+    """Give the lines that begin with an assignment, but for those that go on from the line before:
+    by a backslash, or in the quotes of another assignment's value.
+    """
+    quote = b""
+    joined = False
     for place, line in enumerate(lines):
-        match = _ASSIGNMENT.match(line)
-        if match:
-            text = body(line)
+        text = body(line)
+        if quote:
+            quote = b"" if quote in text else quote
+        elif not joined and (match := _ASSIGNMENT.match(line)):
             value, end = _word(text, match.end())
             problem = _problem(text[end:]) if not match["more"] else "is appended to with +="
             yield _Assignment(place, match["name"], match.end(), end, value, problem)
+            quote = text[end : end + 1] if text[end : end + 1] in (b"'", b'"') else b""
+        joined = (len(text) - len(text.rstrip(b"\\"))) % 2 == 1
+        joined = joined and not text.lstrip(b" \t").startswith(b"#")
 
 
 def _word(text: bytes, start: int) -> tuple[bytes | None, int]:
@@ -199,7 +213,7 @@ def get_grubenv(data: bytes, name: bytes) -> bytes | None:
     value = None
     for line in _grubenv_lines(data):
         if line.startswith(name + b"="):
-            value = re.sub(rb"\\(.)", rb"\1", line[len(name) + 1 :].removesuffix(b"\n"))
+            value = _ESCAPED.sub(rb"\1", line[len(name) + 1 :].removesuffix(b"\n"))
     return value
 
 
