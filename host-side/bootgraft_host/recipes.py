@@ -28,10 +28,8 @@ from bootgraft_agent.recipe_file import (
     parse_recipe_list,
 )
 from bootgraft_agent.recipe_file.model import Copy
-from bootgraft_agent.recipe_file.parse import MAX_SIZE
+from bootgraft_agent.recipe_file.parse import MAX_PAYLOAD, MAX_PAYLOAD_FILES, MAX_SIZE
 from bootgraft_agent.recipe_file.templates import Template
-from bootgraft_agent.recipe_source import MAX_FILES
-from bootgraft_agent.recipe_source import MAX_SIZE as MAX_PAYLOAD
 from bootgraft_host.xorriso import list_directories, run_xorriso
 
 SHIM = "hyperv-shim"
@@ -333,9 +331,9 @@ class _Files:
                 raise InvalidRequestError(f"{each} is neither a file nor a directory")
             self._files += 1
             self._size += found.st_size
-            if self._files > MAX_FILES or self._size > MAX_PAYLOAD:
+            if self._files > MAX_PAYLOAD_FILES or self._size > MAX_PAYLOAD:
                 raise InvalidRequestError(
-                    f"the files of the recipes are more than {MAX_FILES}, or have more than"
+                    f"the files of the recipes are more than {MAX_PAYLOAD_FILES}, or have more than"
                     f" {MAX_PAYLOAD} bytes: {each} is one too many"
                 )
 
