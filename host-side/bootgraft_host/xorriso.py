@@ -37,5 +37,5 @@ def run_xorriso(*arguments: str | Path) -> str:
 
 def list_directories(iso: Path) -> tuple[str, ...]:
     """Give the names of the directories at an ISO's top. Raises RefusedError, BootgraftError."""
-    found = run_xorriso("-indev", iso, "-find", "/", "-maxdepth", "1", "-type", "d")
+    found = run_xorriso("-indev", iso, "-find", "/", "-maxdepth", "1", "-type", "d", "--")
     return tuple(match["name"] for match in _FOUND.finditer(found))

@@ -17,6 +17,8 @@ build/debian-systems; remove that for Debian's newest packages.
 import argparse
 import fcntl
 import hashlib
+import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -262,6 +264,47 @@ def mounted(system: DebianSystem) -> Iterator[Path]:
         yield root
 
 
+@dataclass(frozen=True, slots=True)
+class PathState:
+    """All that a rollback brings back of a path; `content` is a SHA-256 or a link's text."""
+
+    mode: int
+    owner: tuple[int, int]
+    links: int | None  # None for a directory, as the time: entries come and go
+    changed: int | None  # nanoseconds since 1970
+    content: str
+    attributes: tuple[tuple[str, bytes], ...]
+
+
+def read_states(system: DebianSystem) -> dict[str, PathState]:
+    """Read every path of a system that is not running, from a copy of its disk."""
+    with tempfile.TemporaryDirectory(dir=KEPT, prefix=".copy-") as scratch:
+        copy = Path(scratch, "disk.img")
+        run(["cp", "--sparse=always", system.disk, copy])
+        with mounted(DebianSystem(system.name, copy)) as root:
+            return {f"/{path.relative_to(root)}": _read_state(path) for path in root.rglob("*")}
+
+
+def _read_state(path: Path) -> PathState:
+    found = path.lstat()
+    content = ""
+    if stat.S_ISREG(found.st_mode):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    elif stat.S_ISLNK(found.st_mode):
+        content = str(path.readlink())
+    names = sorted(os.listxattr(path, follow_symlinks=False))
+    is_directory = stat.S_ISDIR(found.st_mode)
+    return PathState(
+        mode=found.st_mode,
+        owner=(found.st_uid, found.st_gid),
+        links=None if is_directory else found.st_nlink,
+        changed=None if is_directory else found.st_mtime_ns,
+        content=content,
+        attributes=tuple((each, os.getxattr(path, each, follow_symlinks=False)) for each in names),
+    )
+
+
 def _keep(name: Name) -> Path:
     """Make a system once; anew when this file changes."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
@@ -418,7 +461,12 @@ def _fill(name: Name, disk: Path, tree: Path) -> None:
         }
         for path, content in files.items():
             (root / path).write_text(content)
-        run(["mkdir", "-p", root / "media/cdrom0"])
+        (root / "media/cdrom0").mkdir(parents=True)
+        for folder in (
+            "etc",
+            "var",
+        ):  # or the first start would bring what is made of /usr up to date
+            (root / folder / ".updated").touch()
         _install_grub(disk, root, shape)
 
 
