@@ -207,6 +207,14 @@ def test_what_the_root_mounts_is_found_by_its_fstab(folder: Path) -> None:
     assert "vda4 is encrypted" in reasons["var/secret"]
 
 
+def test_a_fstab_cannot_have_everything_mounted(folder: Path) -> None:
+    lines = "".join(f"UUID=vda-2 /mnt/{number} ext4\n" for number in range(500))
+    make_root(folder, "vda1", f"UUID=vda-1 / ext4 defaults 0 1\n{lines}")
+    found = find_linux(make_storage(folder, make_disk("vda", "ext4", "ext4")), None)
+    assert len(found.mounts) < 70
+    assert "more than" in dict(found.absent)["mnt/400"]
+
+
 def test_a_boot_directory_of_the_root_is_a_volume_with_a_prefix(folder: Path) -> None:
     make_root(folder, "vda1", "UUID=vda-1 / ext4 defaults 0 1\n")
     found = find_linux(make_storage(folder, make_disk("vda", "ext4")), None)
