@@ -97,12 +97,8 @@ class LiveActions:
                 " shown; nothing was changed: look at the plan again"
             )
         self._looks.clear()
-
-        def tell(text: str, done: int, total: int) -> None:
-            progress(plan.masked(text), done, total)
-
         with look.volumes.opened() as volumes:
-            return outcome_json(apply_plan(plan, volumes, run_id, tell), plan)
+            return outcome_json(apply_plan(plan, volumes, run_id, progress), plan)
 
     def rollback(self, options: Options, run_id: str | None, progress: Progress) -> dict[str, JSON]:
         """Take a graft back."""

@@ -362,14 +362,14 @@ class Plan:
             if left < 0:
                 return
             before, after = (self.masked(readable(content)) for content in contents)
-            yield str(step.target), before, after
+            yield self.masked(str(step.target)), before, after
 
     def diffs(self) -> Iterator[tuple[str, str]]:
         """Give (path, unified diff) for each of the texts."""
         for path, before, after in self.texts():
             names = f"{path} (before)", path
             lines = difflib.unified_diff(before.split("\n"), after.split("\n"), *names, lineterm="")
-            yield path, "\n".join(lines)
+            yield path, "\n".join(lines) or f"(nothing but secrets changes in {path})"
 
 
 def _contents(step: "WriteFile | CreateFile") -> tuple[bytes, bytes]:

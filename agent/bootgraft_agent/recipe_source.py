@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from bootgraft_agent.errors import RefusedError
 from bootgraft_agent.files import Tree
 from bootgraft_agent.payload import plain_name
+from bootgraft_agent.recipe_file.parse import MAX_PAYLOAD, MAX_PAYLOAD_FILES
 from bootgraft_agent.world import PayloadRef
 
-MAX_FILES = 10_000  # of all recipes of a payload
-MAX_SIZE = 512 * 1024 * 1024  # bytes of all of them
 MAX_DEPTH = 32  # directories in each other
 
 
@@ -53,9 +52,10 @@ class PayloadDirectory:
             raise RefusedError(f"{source} of the payload is no regular file")
         size = self._tree.lstat(path).st_size
         self._size += size
-        if self._size > MAX_SIZE or len(self._refs) >= MAX_FILES:
+        if self._size > MAX_PAYLOAD or len(self._refs) >= MAX_PAYLOAD_FILES:
             raise RefusedError(
-                f"the recipe copies more than {MAX_FILES} files or {MAX_SIZE} bytes of the payload"
+                f"the recipe copies more than {MAX_PAYLOAD_FILES} files or {MAX_PAYLOAD} bytes of"
+                " the payload"
             )
         return PayloadRef(path, size, digest)
 
@@ -67,7 +67,7 @@ class PayloadDirectory:
         """Give what is in a directory, below it too: (path within it, "file" or "directory").
 
         A directory comes before what is in it. Raises RefusedError for links and devices, and for
-        more than MAX_FILES names.
+        more than MAX_PAYLOAD_FILES names.
         """
         todo = [("", self._require(source))]
         count = 0
@@ -80,10 +80,10 @@ class PayloadDirectory:
                 count += 1
                 if kind is None:
                     raise RefusedError(f"{source}/{name} of the payload is no file or directory")
-                if count > MAX_FILES or name.count("/") > MAX_DEPTH:
+                if count > MAX_PAYLOAD_FILES or name.count("/") > MAX_DEPTH:
                     raise RefusedError(
-                        f"{source} of the payload holds more than {MAX_FILES} names, or more than"
-                        f" {MAX_DEPTH} directories in each other"
+                        f"{source} of the payload holds more than {MAX_PAYLOAD_FILES} names, or"
+                        f" more than {MAX_DEPTH} directories in each other"
                     )
                 yield name, kind
                 if kind == "directory":

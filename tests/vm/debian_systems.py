@@ -17,6 +17,8 @@ build/debian-systems; remove that for Debian's newest packages.
 import argparse
 import fcntl
 import hashlib
+import os
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -47,20 +49,22 @@ VOLUME_GROUP = "debian13-vg"
 PACKAGES = (
     *("systemd-sysv", "udev", "kmod", "login", "passwd", "ifupdown", "iproute2"),
     *("linux-image-cloud-amd64", "initramfs-tools", "zstd", "busybox-static"),
-    *("grub2-common", "grub-pc-bin", "e2fsprogs", "lvm2", "btrfs-progs"),
+    *("grub2-common", "grub-pc-bin", "e2fsprogs"),
 )
 LEFT_OUT = ("doc", "info", "locale", "man", "bash-completion")
 # What takes time under emulation and does nothing for a system on a test's disk.
 MASKED = (
-    "dm-event.socket",
-    "e2scrub_reap.service",
-    "lvm2-lvmpolld.socket",
-    "lvm2-monitor.service",
-    "systemd-hwdb-update.service",
-    "systemd-pstore.service",
-    "systemd-update-utmp.service",
-    "systemd-update-utmp-runlevel.service",
+    *(f"modprobe@{each}.service" for each in ("configfs", "dm_mod", "drm", "fuse", "loop")),
+    *("dev-hugepages.mount", "dev-mqueue.mount", "sys-fs-fuse-connections.mount"),
+    *("sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
+    *("proc-sys-fs-binfmt_misc.automount", "systemd-modules-load.service"),
+    *("blk-availability.service", "dm-event.socket", "e2scrub_reap.service"),
+    *("lvm2-lvmpolld.socket", "lvm2-monitor.service", "systemd-fsckd.socket"),
+    *("systemd-hwdb-update.service", "systemd-pstore.service"),
+    *("systemd-update-utmp.service", "systemd-update-utmp-runlevel.service"),
 )
+# Makes emulated starts quicker by seconds; what zeroes all memory that is allocated is off.
+ARGUMENTS = "init_on_alloc=0 mitigations=off"
 # In core.img, so that GRUB reads nothing but its configuration, kernel and initrd from the disk.
 GRUB_MODULES = (
     *("biosdisk", "part_msdos", "ext2", "btrfs", "normal", "linux", "gzio", "configfile"),
@@ -72,9 +76,8 @@ DRIVE_CHECK_AT = 0x66
 BOOT_CODE_SIZE = 0x1B8
 NO_OPERATION = b"\x90"
 
-# Drivers of an emulated IDE disk and of the file systems alone: with all, the start takes longer.
+# Drivers of an emulated IDE disk and what the root needs: with all, the start takes longer.
 INITRAMFS_CONF = "MODULES=list\nCOMPRESS=zstd\nRESUME=none\n"
-INITRD_MODULES = "ata_piix\nsd_mod\next4\nbtrfs\ndm_mod\n"
 JOURNALD_CONF = "[Journal]\nStorage=volatile\n"
 INTERFACES = """\
 # This file describes the network interfaces available on your system
@@ -124,7 +127,7 @@ menuentry 'Debian GNU/Linux' --class debian --class gnu-linux --class gnu --clas
 \tset root='hd0,msdos1'
 \tsearch --no-floppy --fs-uuid --set=root {uuid}
 \techo\t'Loading Linux {release} ...'
-\tlinux\t{folder}/vmlinuz-{release} root={root} ro {flags}quiet
+\tlinux\t{folder}/vmlinuz-{release} root={root} ro {flags}{arguments} quiet
 \techo\t'Loading initial ramdisk ...'
 \tinitrd\t{folder}/initrd.img-{release}
 }}
@@ -160,7 +163,9 @@ class Shape:
     root: str  # as the kernel's arguments name it
     fstab: str
     grub_folder: str  # GRUB's own path to /boot in the file system of sda1
-    swap: FileSystem | None = None
+    packages: tuple[str, ...] = ()  # besides PACKAGES
+    modules: tuple[str, ...] = ("ext4",)  # of the initrd, besides the disk's drivers
+    swap: int | None = None  # where its area begins, in bytes
     flags: str = ""  # more kernel arguments, each followed by a space
 
 
@@ -193,6 +198,7 @@ SHAPES: Mapping[Name, Shape] = {
 /dev/sr0        /media/cdrom0   udf,iso9660 user,noauto     0       0
 """,
         grub_folder="/boot",
+        swap=513 * MIB,
     ),
     "debian-13-lvm": Shape(
         suite="trixie",
@@ -217,6 +223,9 @@ UUID={SDA1_UUID} /boot           ext4    defaults        0       2
 /dev/sr0        /media/cdrom0   udf,iso9660 user,noauto     0       0
 """,
         grub_folder="",
+        packages=("lvm2",),
+        modules=("dm_mod", "ext4"),
+        swap=_LVM_AT + MIB + _ROOT_EXTENTS * EXTENT,
     ),
     "debian-13-btrfs": Shape(
         suite="trixie",
@@ -230,6 +239,8 @@ UUID={SDA1_UUID} /               btrfs   defaults,subvol=@rootfs 0       0
 /dev/sr0        /media/cdrom0   udf,iso9660 user,noauto     0       0
 """,
         grub_folder="/@rootfs/boot",
+        packages=("btrfs-progs",),
+        modules=("btrfs",),
         flags="rootflags=subvol=@rootfs ",
     ),
 }
@@ -253,28 +264,61 @@ def mounted(system: DebianSystem) -> Iterator[Path]:
         yield root
 
 
+@dataclass(frozen=True, slots=True)
+class PathState:
+    """All that a rollback brings back of a path; `content` is a SHA-256 or a link's text."""
+
+    mode: int
+    owner: tuple[int, int]
+    links: int | None  # None for a directory, as the time: entries come and go
+    changed: int | None  # nanoseconds since 1970
+    content: str
+    attributes: tuple[tuple[str, bytes], ...]
+
+
+def read_states(system: DebianSystem) -> dict[str, PathState]:
+    """Read every path of a system that is not running, from a copy of its disk."""
+    with tempfile.TemporaryDirectory(dir=KEPT, prefix=".copy-") as scratch:
+        copy = Path(scratch, "disk.img")
+        run(["cp", "--sparse=always", system.disk, copy])
+        with mounted(DebianSystem(system.name, copy)) as root:
+            return {f"/{path.relative_to(root)}": _read_state(path) for path in root.rglob("*")}
+
+
+def _read_state(path: Path) -> PathState:
+    found = path.lstat()
+    content = ""
+    if stat.S_ISREG(found.st_mode):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    elif stat.S_ISLNK(found.st_mode):
+        content = str(path.readlink())
+    names = sorted(os.listxattr(path, follow_symlinks=False))
+    is_directory = stat.S_ISDIR(found.st_mode)
+    return PathState(
+        mode=found.st_mode,
+        owner=(found.st_uid, found.st_gid),
+        links=None if is_directory else found.st_nlink,
+        changed=None if is_directory else found.st_mtime_ns,
+        content=content,
+        attributes=tuple((each, os.getxattr(path, each, follow_symlinks=False)) for each in names),
+    )
+
+
 def _keep(name: Name) -> Path:
-    """Make a system once, and those of the same suite with it; anew when this file changes."""
-    suite = SHAPES[name].suite
+    """Make a system once; anew when this file changes."""
     digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    kept = {each: KEPT / f"{each}-{digest}.img" for each in NAMES if SHAPES[each].suite == suite}
-    with _locked(suite):
-        if not all(disk.is_file() for disk in kept.values()):
-            _make_kept(suite, kept)
-    return kept[name]
-
-
-def _make_kept(suite: str, kept: Mapping[Name, Path]) -> None:
-    for name in kept:
-        for old in KEPT.glob(f"{name}-*.img"):
-            old.unlink()
-    with tempfile.TemporaryDirectory(dir=KEPT, prefix=".new-") as scratch:
-        tree = Path(scratch, "tree")
-        _bootstrap(suite, tree)
-        for name, disk in kept.items():
-            new = Path(scratch, f"{name}.img")
-            _make_disk(name, new, tree)
-            new.rename(disk)
+    kept = KEPT / f"{name}-{digest}.img"
+    with _locked(name):
+        if not kept.is_file():
+            for old in KEPT.glob(f"{name}-*.img"):
+                old.unlink()
+            with tempfile.TemporaryDirectory(dir=KEPT, prefix=".new-") as scratch:
+                tree, new = Path(scratch, "tree"), Path(scratch, "new.img")
+                _bootstrap(SHAPES[name], tree)
+                _make_disk(name, new, tree)
+                new.rename(kept)
+    return kept
 
 
 @contextmanager
@@ -288,35 +332,37 @@ def _locked(what: str) -> Iterator[None]:
 # The packages, installed.
 
 
-def _bootstrap(suite: str, tree: Path) -> None:
-    """Install the packages, and what all systems of the suite have in common."""
+def _bootstrap(shape: Shape, tree: Path) -> None:
+    """Install the packages, and what all systems have in common."""
     with tempfile.TemporaryDirectory() as scratch:
         early, late = Path(scratch, "early"), Path(scratch, "late")
         _write(early, {"etc/initramfs-tools/conf.d/small": INITRAMFS_CONF})
-        _write(late, _common_files())
+        _write(late, _common_files(shape))
         run(
             [
                 *("mmdebstrap", "--variant=essential", "--mode=root", "--format=directory"),
                 f"--keyring={debian_packages.KEYRING}",
-                f"--include={','.join(PACKAGES)}",
+                f"--include={','.join((*PACKAGES, *shape.packages))}",
                 *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in LEFT_OUT),
                 f"--essential-hook=sync-in {early} /",
                 f"--customize-hook=sync-in {late} /",
                 '--customize-hook=chroot "$1" update-initramfs -u',
-                *(suite, tree),
-                f"deb {debian_packages.find_archive()} {suite} main",
+                *(shape.suite, tree),
+                f"deb {debian_packages.find_archive()} {shape.suite} main",
             ]
         )
     shadow = tree / "etc/shadow"
     shadow.write_text(shadow.read_text().replace("root:*:", f"root:{ROOT_HASH}:"))
     for unit in MASKED:
         (tree / "etc/systemd/system" / unit).symlink_to("/dev/null")
+    # Or the first start would do more than others.
+    (tree / "etc/machine-id").write_text(f"{0xB007:032x}\n")
 
 
-def _common_files() -> dict[str, str]:
+def _common_files(shape: Shape) -> dict[str, str]:
+    modules = ("ata_piix", "sd_mod", *shape.modules)
     return {
-        "etc/initramfs-tools/modules": INITRD_MODULES,
-        "etc/machine-id": f"{0xB007:032x}\n",  # or the first start would do more than others
+        "etc/initramfs-tools/modules": "".join(f"{each}\n" for each in modules),
         "etc/network/interfaces": INTERFACES,
         "etc/resolv.conf": "nameserver 192.0.2.1\n",
         "etc/systemd/journald.conf.d/volatile.conf": JOURNALD_CONF,
@@ -346,9 +392,8 @@ def _make_disk(name: Name, disk: Path, tree: Path) -> None:
     for each in shape.file_systems:
         with _loop(disk, each.offset, each.size) as device:
             _make_file_system(each, device)
-    swap = {"debian-12-ext4": 513 * MIB, "debian-13-lvm": _LVM_AT + MIB + _ROOT_EXTENTS * EXTENT}
-    if name in swap:
-        with _loop(disk, swap[name], _SWAP_EXTENTS * EXTENT) as device:
+    if shape.swap is not None:
+        with _loop(disk, shape.swap, _SWAP_EXTENTS * EXTENT) as device:
             run(["mkswap", device])
     _fill(name, disk, tree)
 
@@ -408,12 +453,20 @@ def _fill(name: Name, disk: Path, tree: Path) -> None:
                 release=kernel.name.removeprefix("vmlinuz-"),
                 root=shape.root,
                 flags=shape.flags,
+                arguments=ARGUMENTS,
             ),
-            "etc/default/grub": (root / "usr/share/grub/default/grub").read_text(),
+            "etc/default/grub": (root / "usr/share/grub/default/grub")
+            .read_text()
+            .replace('GRUB_CMDLINE_LINUX=""', f'GRUB_CMDLINE_LINUX="{ARGUMENTS}"'),
         }
         for path, content in files.items():
             (root / path).write_text(content)
-        run(["mkdir", "-p", root / "media/cdrom0"])
+        (root / "media/cdrom0").mkdir(parents=True)
+        for folder in (
+            "etc",
+            "var",
+        ):  # or the first start would bring what is made of /usr up to date
+            (root / folder / ".updated").touch()
         _install_grub(disk, root, shape)
 
 
@@ -455,6 +508,7 @@ def _loop(disk: Path, offset: int, size: int) -> Iterator[str]:
     part = ("--offset", str(offset), "--sizelimit", str(size))
     device = run(["losetup", "--find", "--show", *part, disk]).stdout.strip()
     try:
+        run(["blockdev", "--setrw", device])  # whoever had it last may have set it read-only
         yield device
     finally:
         run(["losetup", "--detach", device])

@@ -18,6 +18,8 @@ from bootgraft_agent.recipe_file.templates import NAME
 
 VERSION = 1
 MAX_SIZE = 256 * 1024  # bytes of a recipe file
+MAX_PAYLOAD_FILES = 10_000  # that the recipes of a payload copy
+MAX_PAYLOAD = 512 * 1024 * 1024  # bytes of all of them
 MAX_PARAMETERS = 100
 
 # Of files, and of what a plan calls its recipes.
