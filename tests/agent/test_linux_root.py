@@ -13,8 +13,10 @@ from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.file_systems import FileSystem, Nodes, Storage, of_place, split_tag
 from bootgraft_agent.files import Tree
 from bootgraft_agent.linux_root import find_linux, find_root_file_system
+from bootgraft_agent.live_recipes import beside_grub
 from bootgraft_agent.lvm import LogicalVolume
 from bootgraft_agent.machine import Machine, Place
+from bootgraft_agent.plan import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,3 +265,26 @@ def test_disks_beyond_the_26th_and_of_other_kinds_are_counted(folder: Path) -> N
     assert [each.name for each in storage.find("/dev/sdab1")] == ["vdab1"]
     assert [each.name for each in storage.find("/dev/mmcblk2p1")] == ["vdc1"]
     assert storage.find("/dev/vda2") == storage.find("/dev/loop0") == ()
+
+
+# Beside a boot partition that was found by GRUB legacy's files
+
+
+def test_grub_s_boot_partition_goes_with_a_root_on_lvm(folder: Path) -> None:
+    make_root(folder, "debian-vg/root", "/dev/debian-vg/root / ext3\nLABEL=/boot /boot ext3\n")
+    disk = make_disk("hda", "ext3", "LVM2_member", bus="ide")
+    storage = make_storage(folder, disk, logical={ROOT: "ext3", SWAP: "swap"})
+    boot = storage.file_systems[0]
+    found = beside_grub(storage, boot, "", None, Options())
+    assert found.file_systems["boot"] == boot
+    assert found.file_systems["root"].name == "debian-vg/root"
+    assert (found.boot_prefix, found.absent) == ("", ())  # whatever its label was
+    assert ("boot", "boot") in found.mounts
+
+
+def test_grub_s_boot_partition_must_be_the_root_s_boot(folder: Path) -> None:
+    make_root(folder, "hda2", "UUID=hda-2 / ext3\nUUID=hda-3 /boot ext3\n")
+    storage = make_storage(folder, make_disk("hda", "ext3", "ext3", "ext3", bus="ide"))
+    boot, root, _ = storage.file_systems
+    with pytest.raises(AmbiguousError, match="on hda1, but /boot of the guest is on hda3"):
+        beside_grub(storage, boot, "", root, Options())
