@@ -53,7 +53,7 @@ _CHUNK = 256 * 1024
 # Apply
 
 
-def apply_plan(plan: Plan, volumes: Volumes, run_id: str, progress: Progress) -> Outcome:
+def apply_plan(plan: Plan, volumes: Volumes, run_id: str, show: Progress) -> Outcome:
     """Carry out a plan, and read it back.
 
     A failure takes every change back: RefusedError then says that nothing was changed,
@@ -63,6 +63,10 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, progress: Progress) ->
     if plan.is_done:
         return Outcome(None, (), verify(plan, (), volumes))
     manifest = _plan_manifest(plan, volumes, run_id)
+
+    def progress(text: str, done: int, total: int) -> None:
+        show(plan.masked(text), done, total)
+
     try:
         with _copied_backups(plan, manifest, volumes) as copies:
             first, *rest = _openings(plan)

@@ -6,6 +6,7 @@ proc_pid_mountinfo(5).
 
 import contextlib
 import fcntl
+import itertools
 import os
 import stat
 import struct
@@ -14,6 +15,7 @@ from pathlib import Path
 
 TOP_LEVEL = 5  # the subvolume that holds all others
 MAX_LISTED = 256  # subvolumes side by side; snapshots may be many
+MAX_NAMES = 10_000  # of the top level that are looked at
 
 _ROOT_INODE = 256  # of the root directory of every subvolume
 _INO_LOOKUP = 0xD000_9412
@@ -44,7 +46,7 @@ def list_subvolumes(top: Path) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     with os.scandir(top) as entries:
-        for entry in entries:
+        for entry in itertools.islice(entries, MAX_NAMES):
             if len(found) >= MAX_LISTED:
                 break
             # The inode's number in the directory itself is the subvolume's.

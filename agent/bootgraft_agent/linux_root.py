@@ -13,6 +13,7 @@ from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.plan import Where
 
 FSTAB = "etc/fstab"
+MAX_MOUNTS = 64  # of a guest; each is mounted while recipes are planned
 _SIGNS = (FSTAB, "etc/os-release", "usr/lib/os-release")
 _PROGRAMS = ("usr", "bin")
 # What a guest may be in, and nobody looks into here.
@@ -205,7 +206,9 @@ def find_mounts(storage: Storage, root: FileSystem) -> GuestFileSystems:
             fitting = storage.find(entry.spec)
             uuids[entry.spec] = (fitting[0].uuid or "") if len(fitting) == 1 else ""
         elif place and not entry.is_left_out:
-            there = _find_mounted(storage, root, entry)
+            there: FileSystem | str = f"it is more than the {MAX_MOUNTS} that are looked at"
+            if len(found) < MAX_MOUNTS:
+                there = _find_mounted(storage, root, entry)
             found[place] = there
             uuids[f"/{place}"] = there.uuid or "" if isinstance(there, FileSystem) else ""
     areas = [entry.spec for entry in entries if entry.is_swap]

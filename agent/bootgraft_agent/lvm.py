@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootgraft_agent.errors import RefusedError
-from bootgraft_agent.mounts import CommandError, run
+from bootgraft_agent.mounts import WORK, CommandError, run
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ _CONFIGURATION = (
 _NAME = re.compile(r"[A-Za-z0-9+_.][A-Za-z0-9+_.-]{0,127}")
 _MOST_VOLUMES = 256
 _SYS_BLOCK = Path("/sys/block")
+_OURS = WORK / "started-volumes"  # their UUIDs in device-mapper
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,31 +166,54 @@ def started(
     """Start logical volumes, and stop them; give the nodes of those that could be started.
 
     Without `writable` the kernel refuses writes to them. Raises RefusedError where one is started
-    already: whoever did that may be using it.
+    already by somebody else, who may be using it.
     """
     if not volumes:
         yield {}
         return
-    busy = [str(volume) for volume in volumes if _find_node(volume) is not None]
-    if busy:
-        raise RefusedError(
-            f"the logical volumes {', '.join(busy)} are started already, by hand; stop them with"
-            " `lvm vgchange --activate n`"
-        )
-    physical = sorted({name for volume in volumes for name in volume.physical})
+    _check_stopped(volumes)
     names = [str(volume) for volume in volumes]
     listed = ", ".join(f'"{name}"' for name in names)
     read_only = () if writable else (f"activation {{ read_only_volume_list=[ {listed} ] }}",)
+    WORK.mkdir(mode=0o700, exist_ok=True)
+    _OURS.write_text("\n".join(volume.dm_uuid for volume in volumes), encoding="ascii")
     try:
         try:
-            _lvm("lvchange", physical, ["--activate", "y", *names], *read_only)
+            _lvm("lvchange", _physical(volumes), ["--activate", "y", *names], *read_only)
         except CommandError as error:
             _log.warning("not every logical volume can be started: %s", error)
         nodes = {volume: _find_node(volume) for volume in volumes}
         yield {volume: node for volume, node in nodes.items() if node is not None}
     finally:
-        if any(_find_node(volume) for volume in volumes):
-            _lvm("lvchange", physical, ["--activate", "n", *names])
+        try:
+            _stop(volumes)
+        except CommandError as error:  # what was done is done; the next start tries it again
+            _log.warning("not every logical volume can be stopped: %s", error)
+
+
+def _check_stopped(volumes: Sequence[LogicalVolume]) -> None:
+    """Stop what an agent that was cut off has left started; refuse what others have started."""
+    busy = [volume for volume in volumes if _find_node(volume) is not None]
+    ours = set(_OURS.read_text(encoding="ascii").split()) if _OURS.exists() else set()
+    words = f"the logical volumes {', '.join(map(str, busy))} are started already"
+    remedy = "stop them with `lvm vgchange --activate n`"
+    if any(volume.dm_uuid not in ours for volume in busy):
+        raise RefusedError(f"{words}, by hand; {remedy}")
+    try:
+        _stop(volumes)
+    except CommandError as error:
+        raise RefusedError(f"{words}, and in use; {remedy}: {error}") from error
+
+
+def _stop(volumes: Sequence[LogicalVolume]) -> None:
+    """Stop those that are started. Raises CommandError."""
+    if any(_find_node(volume) is not None for volume in volumes):
+        names = [str(volume) for volume in volumes]
+        _lvm("lvchange", _physical(volumes), ["--activate", "n", *names])
+
+
+def _physical(volumes: Sequence[LogicalVolume]) -> list[str]:
+    return sorted({name for volume in volumes for name in volume.physical})
 
 
 def _find_node(volume: LogicalVolume) -> Path | None:

@@ -13,8 +13,10 @@ from bootgraft_agent.errors import AmbiguousError, RefusedError
 from bootgraft_agent.file_systems import FileSystem, Nodes, Storage, of_place, split_tag
 from bootgraft_agent.files import Tree
 from bootgraft_agent.linux_root import find_linux, find_root_file_system
+from bootgraft_agent.live_recipes import beside_grub
 from bootgraft_agent.lvm import LogicalVolume
 from bootgraft_agent.machine import Machine, Place
+from bootgraft_agent.plan import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,14 @@ def test_what_the_root_mounts_is_found_by_its_fstab(folder: Path) -> None:
     assert "vda4 is encrypted" in reasons["var/secret"]
 
 
+def test_a_fstab_cannot_have_everything_mounted(folder: Path) -> None:
+    lines = "".join(f"UUID=vda-2 /mnt/{number} ext4\n" for number in range(500))
+    make_root(folder, "vda1", f"UUID=vda-1 / ext4 defaults 0 1\n{lines}")
+    found = find_linux(make_storage(folder, make_disk("vda", "ext4", "ext4")), None)
+    assert len(found.mounts) < 70
+    assert "more than" in dict(found.absent)["mnt/400"]
+
+
 def test_a_boot_directory_of_the_root_is_a_volume_with_a_prefix(folder: Path) -> None:
     make_root(folder, "vda1", "UUID=vda-1 / ext4 defaults 0 1\n")
     found = find_linux(make_storage(folder, make_disk("vda", "ext4")), None)
@@ -255,3 +265,26 @@ def test_disks_beyond_the_26th_and_of_other_kinds_are_counted(folder: Path) -> N
     assert [each.name for each in storage.find("/dev/sdab1")] == ["vdab1"]
     assert [each.name for each in storage.find("/dev/mmcblk2p1")] == ["vdc1"]
     assert storage.find("/dev/vda2") == storage.find("/dev/loop0") == ()
+
+
+# Beside a boot partition that was found by GRUB legacy's files
+
+
+def test_grub_s_boot_partition_goes_with_a_root_on_lvm(folder: Path) -> None:
+    make_root(folder, "debian-vg/root", "/dev/debian-vg/root / ext3\nLABEL=/boot /boot ext3\n")
+    disk = make_disk("hda", "ext3", "LVM2_member", bus="ide")
+    storage = make_storage(folder, disk, logical={ROOT: "ext3", SWAP: "swap"})
+    boot = storage.file_systems[0]
+    found = beside_grub(storage, boot, "", None, Options())
+    assert found.file_systems["boot"] == boot
+    assert found.file_systems["root"].name == "debian-vg/root"
+    assert (found.boot_prefix, found.absent) == ("", ())  # whatever its label was
+    assert ("boot", "boot") in found.mounts
+
+
+def test_grub_s_boot_partition_must_be_the_root_s_boot(folder: Path) -> None:
+    make_root(folder, "hda2", "UUID=hda-2 / ext3\nUUID=hda-3 /boot ext3\n")
+    storage = make_storage(folder, make_disk("hda", "ext3", "ext3", "ext3", bus="ide"))
+    boot, root, _ = storage.file_systems
+    with pytest.raises(AmbiguousError, match="on hda1, but /boot of the guest is on hda3"):
+        beside_grub(storage, boot, "", root, Options())

@@ -81,6 +81,7 @@ def test_a_volume_that_somebody_has_started_is_left_to_them(
     (tmp_path / "dm-0/dm").mkdir(parents=True)
     (tmp_path / "dm-0/dm/uuid").write_text("LVM-x\n")
     monkeypatch.setattr(lvm, "_SYS_BLOCK", tmp_path)
+    monkeypatch.setattr(lvm, "_OURS", tmp_path / "ours")
     with (
         pytest.raises(RefusedError, match="vg0/root are started already, by hand"),
         lvm.started([LogicalVolume("vg0", "root", "LVM-x", ("sda2",))]),

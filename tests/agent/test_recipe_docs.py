@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bootgraft_agent.recipe_file import RecipeError
+from bootgraft_agent.recipe_file import RecipeError, check_text
 from bootgraft_agent.recipe_file.parse import parse_recipe
 from bootgraft_agent.recipe_file.parse_actions import PARSERS, Common
 from bootgraft_agent.recipe_file.positions import Positions
@@ -45,3 +45,13 @@ def test_every_key_around_the_actions_is_documented(
         parse_recipe(f"{table}unknown-key = 1\n".encode(), "x")
     known = re.findall("known here: (.*)", str(caught.value))[0].split(", ")
     assert _keys(heading) | others == set(known)
+
+
+@pytest.mark.parametrize("page", ["docs/recipes.md", "README.md"])
+def test_every_recipe_in_the_documentation_is_a_good_one(page: str) -> None:
+    text = (DOCS.parents[1] / page).read_text()
+    blocks = re.findall(r"(?s)```toml\n(.*?)```", text)
+    recipes = [block for block in blocks if "[[action]]" in block]
+    assert recipes
+    for block in recipes:
+        assert check_text(block.encode(), page) == []

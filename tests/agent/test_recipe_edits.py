@@ -470,14 +470,23 @@ title old
 
 def test_every_linux_entry_of_a_menu_is_edited_and_no_other_line() -> None:
     edit = ArgumentEdit(add=(b"x=1",))
-    changed = argument_edits.edit_menu(MENU, edit.apply, default_only=False, saved=0)
+    changed, odd = argument_edits.edit_menu(MENU, edit.apply, default_only=False, saved=0)
     assert changed == (
         MENU.replace(b"xvda1 ro", b"xvda1 ro x=1")
         .replace(b"xen root=/dev/xvda1", b"xen root=/dev/xvda1 x=1")
         .replace(b"/bzImage", b"/bzImage x=1")
     )
-    changed = argument_edits.edit_menu(MENU, edit.apply, default_only=True, saved=0)
+    assert odd == []
+    changed, odd = argument_edits.edit_menu(MENU, edit.apply, default_only=True, saved=0)
     assert changed == MENU.replace(b"xvda1 ro\r", b"xvda1 ro x=1\r")
+
+
+def test_a_line_that_is_joined_from_several_stays_and_is_named() -> None:
+    menu = b"title A\nkernel /vmlinuz \\\n ro\ntitle B\nkernel /vmlinuz ro\n"
+    edit = ArgumentEdit(add=(b"x",)).apply
+    changed, odd = argument_edits.edit_menu(menu, edit, default_only=False, saved=0)
+    assert changed == menu.replace(b"vmlinuz ro", b"vmlinuz ro x")
+    assert odd == ["A"]
 
 
 def test_default_grub_is_edited_in_the_variable_that_has_the_argument() -> None:

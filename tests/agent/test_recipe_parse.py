@@ -130,6 +130,34 @@ def test_a_hostile_file_gets_a_clear_error_soon(text: str | bytes, problem: str)
     assert time.monotonic() - start < 5
 
 
+_ROOM = MAX_SIZE - 300  # bytes of a file that is as long as it may be
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"a.b.c.d.e.f.g{number} = 1\n" for number in range(10_000)),
+        "".join(f"[a.b.c.d.e.f.g{number}]\n" for number in range(10_000)),
+        "x = [" + "{}," * (_ROOM // 3) + "]",
+        "x = " + "'''a" * (_ROOM // 4),
+        'x = "' + "\\" * _ROOM,
+        "[[a]]\n" * (_ROOM // 6),
+        ('[[action]]\ndo = "lines"\npath = "/x"\nremove = "(?:a{99}){9}"\n') * 300,
+        "".join(
+            f'[parameters.a{number}]\ndescription = "x"\ndefault = "{"ab" * 1000}"\n'
+            'pattern = "(?:a|b)*a.{90}c"\n'
+            for number in range(100)
+        ),
+    ],
+    ids=["keys", "headers", "tables", "quotes", "backslashes", "arrays", "patterns", "values"],
+)
+def test_a_file_as_long_as_it_may_be_is_read_in_bounded_time(text: str) -> None:
+    start = time.monotonic()
+    with contextlib.suppress(RecipeError):
+        parse_recipe((HEAD + text).encode(), "r.toml")
+    assert time.monotonic() - start < 30
+
+
 def test_many_problems_are_cut_short() -> None:
     problems = _problems(HEAD + '[[action]]\ndo = "x"\n' * 900)
     assert len(problems) == 51

@@ -39,6 +39,7 @@ import serial  # noqa: E402
 from bootgraft_agent import live, live_guest, mounts  # noqa: E402
 from bootgraft_agent.disks import Disk, Partition, read_block_devices  # noqa: E402
 from bootgraft_agent.errors import BootgraftError  # noqa: E402
+from bootgraft_agent.live_recipes import look_for_linux  # noqa: E402
 from bootgraft_agent.machine import Machine, read_machine  # noqa: E402
 from bootgraft_agent.plan import Options  # noqa: E402
 from bootgraft_agent.view import guest_json  # noqa: E402
@@ -234,6 +235,9 @@ def inspect_machine() -> dict[str, object]:
         lambda: json.dumps(actions.inspect(Options()))[:3500], INSPECT_TIMEOUT
     )
     found["seconds"] = round(time.monotonic() - began, 1)
+    found["linux"] = in_a_child(
+        lambda: json.dumps(look_for_linux(read_machine(), Options()))[:3500], INSPECT_TIMEOUT
+    )
     read_machine()
     found["active"] = [
         path.read_text().strip()

@@ -140,20 +140,28 @@ def _append(arguments: bytes, argument: bytes) -> bytes:
 # GRUB legacy
 
 
-def edit_menu(data: bytes, edit: Editor, *, default_only: bool, saved: int) -> bytes:
+def edit_menu(
+    data: bytes, edit: Editor, *, default_only: bool, saved: int
+) -> tuple[bytes, list[str]]:
     """Edit the arguments of a menu's Linux entries, and update-grub's options for new ones.
 
-    saved: the entry that `default saved` means.
+    saved: the entry that `default saved` means. Gives also the titles of the entries whose line
+    is joined from several, which stay.
     """
+    odd: list[str] = []
     menu = grub.parse_menu(data)
     default = menu.boot_entry(saved)
     chosen = menu.entries if not default_only else [default] if default else []
     for entry in reversed(chosen):
         command = _linux_line(entry)
-        if command is not None:
-            line = data[command.start : command.end]
+        line = data[command.start : command.end] if command else b""
+        if _is_odd(line):
+            odd.append(to_text(entry.title))
+        elif command is not None:
             data = data[: command.start] + _edit_menu_line(line, edit) + data[command.end :]
-    return data if default_only else _KOPT.sub(lambda match: _edit_kopt(match, edit), data)
+    if not default_only:
+        data = _KOPT.sub(lambda match: _edit_kopt(match, edit), data)
+    return data, odd[::-1]
 
 
 def menu_devices(data: bytes) -> list[tuple[bytes, bool]]:
@@ -184,11 +192,16 @@ def _linux_line(entry: grub.Entry) -> grub.Command | None:
     return None
 
 
+def _is_odd(line: bytes) -> bool:
+    """Tell whether a line is joined from several, or holds bytes that GRUB skips."""
+    return b"\n" in body(line) or b"\r" in body(line)
+
+
 def _edit_menu_line(line: bytes, edit: Editor) -> bytes:
     text = body(line)
     start = _KERNEL_LINE.match(text)
-    if start is None or b"\\\n" in text or b"\\\r" in text or b"\r" in text:
-        return line  # joined from several, or with bytes that GRUB skips
+    if start is None:
+        return line
     arguments = text[start.end() :]
     kept = arguments.lstrip(b" \t")
     changed = edit(kept)

@@ -41,7 +41,10 @@ from bootgraft_agent.text import printable
 from bootgraft_agent.world import World
 
 MAX_LINE = 4096  # characters of a line made from parameters
-_ACTION_WORK = 2000  # what one action costs, besides its texts
+# Units of work, see patterns.Work; measured on the slowest texts of their kind.
+_ACTION_WORK = 5000  # what one action costs, besides its texts
+_BYTE_WORK = 20  # what an edit costs for each byte of the text
+_HASHED_BYTES = 40  # that are hashed in one unit
 _NUMBER = re.compile(r"\d{1,9}")
 
 Edit = Callable[[bytes], bytes]
@@ -128,7 +131,7 @@ class _Turn:
 
     def _act(self, action: AnyAction) -> None:
         if isinstance(action, GrubArguments):
-            edit_arguments(action, self._world, self._facts, self._lines, self._warn)
+            edit_arguments(action, self._world, self._facts, self._lines, self._warn, self._work)
             return
         path = self._guest_path(action.path)
         match action:
@@ -183,8 +186,20 @@ class _Turn:
             raise RefusedError(f"with the parameters' values, a path {problem}")
         return path
 
-    def _pattern(self, template: Template | None) -> Pattern | None:
-        return None if template is None else Pattern(template.fill(self._values, escape))
+    def _pattern(self, template: Template | None, form: str = "{}") -> Pattern | None:
+        if template is None:
+            return None
+        pattern = Pattern(form.format(template.fill(self._values, escape)))
+        self._work.spend(pattern.cost)
+        return pattern
+
+    def _count(self, data: bytes) -> bytes:
+        """Count the work of one edit of a text."""
+        self._work.spend(_BYTE_WORK * len(data))
+        return data
+
+    def _counted(self, edit: Edit) -> Edit:
+        return lambda data: edit(self._count(data))
 
     def _reason(self, what: str) -> str:
         return f"{self._recipe.name}: {what}"
@@ -221,6 +236,7 @@ class _Turn:
 
     def _copy_file(self, action: Copy, path: str, source: str) -> None:
         ref = self._files.ref(source)
+        self._work.spend(ref.size // _HASHED_BYTES)
         if action.sha256 and ref.sha256 != action.sha256:
             raise RefusedError(
                 f"{source} of the payload has the SHA-256 {ref.sha256}, not {action.sha256}"
@@ -331,7 +347,6 @@ class _Turn:
             attributes = self._mode_of_new(path, action.mode)
         else:
             raise RefusedError(f'{path} is not there; say missing = "skip" where that may be')
-        self._work.spend(8 * len(content))
         changed = edit(content)
         if changed != content or not self._world.exists(path):
             self._world.write(path, changed, self._reason(what), attributes)
@@ -346,21 +361,25 @@ class _Turn:
         if action.ensure:
             wanted = self._lines(action.ensure)
             unless = self._pattern(action.unless)
-            return lambda data: (
-                data
-                if unless is not None and line_edits.has_line(data, unless, self._work)
-                else line_edits.ensure_lines(data, wanted, anchors, self._work)
+            return self._counted(
+                lambda data: (
+                    data
+                    if unless is not None and line_edits.has_line(data, unless, self._work)
+                    else line_edits.ensure_lines(data, wanted, anchors, self._work)
+                )
             )
         count = action.count
         remove, pattern = self._pattern(action.remove), self._pattern(action.replace)
         if remove is not None:
-            return lambda data: line_edits.remove_lines(data, remove, anchors, count, self._work)
+            return self._counted(
+                lambda data: line_edits.remove_lines(data, remove, anchors, count, self._work)
+            )
         if pattern is None or action.replacement is None:
             raise RefusedError("the recipe says no edit")
         self._line(action.replacement)
         new = line_edits.expand(action.replacement, self._values)
-        return lambda data: line_edits.replace_in_lines(
-            data, pattern, new, anchors, count, self._work
+        return self._counted(
+            lambda data: line_edits.replace_in_lines(data, pattern, new, anchors, count, self._work)
         )
 
     def _ini_edit(self, action: Ini) -> Edit:
@@ -369,9 +388,9 @@ class _Turn:
 
         def edit(data: bytes) -> bytes:
             for name in unset:
-                data = ini_edits.unset_key(data, section, name)
+                data = ini_edits.unset_key(self._count(data), section, name)
             for name, value in assign:
-                data = ini_edits.set_key(data, section, name, value)
+                data = ini_edits.set_key(self._count(data), section, name, value)
             return data
 
         return edit
@@ -386,22 +405,27 @@ class _Turn:
 
         def edit(data: bytes) -> bytes:
             for name in unset:
-                data = unset_one(data, name)
+                data = unset_one(self._count(data), name)
             for name, value in assign:
-                data = set_one(data, name, value)
+                data = set_one(self._count(data), name, value)
             return data
 
         return edit
 
     def _fstab(self, action: Fstab, path: str) -> None:
-        content = self._world.read(path)
-        self._work.spend(8 * len(content))
+        content = self._count(self._world.read(path))
         self._world.write(path, self._edit_fstab(action, content), self._reason("entries"))
 
     def _edit_fstab(self, action: Fstab, content: bytes) -> bytes:
         if action.entry:
             return fstab_edits.ensure_entry(content, self._fields(action.entry))
-        chosen = [each for each in fstab_edits.entries(content) if self._is_chosen(action, each)]
+        device = self._pattern(action.device, "^(?:{})$")
+        chosen = [
+            entry
+            for entry in fstab_edits.entries(content)
+            if device is None or device.matches(entry.field("device"), self._work)
+            if self._is_chosen(action, entry)
+        ]
         check_count(len(chosen), action.count, "entries are selected")
         if action.delete:
             return fstab_edits.delete_entries(content, chosen)
@@ -413,19 +437,14 @@ class _Turn:
             content = fstab_edits.edit_options(content, chosen, add, remove)
         if action.by_uuid:
             content, unknown = fstab_edits.name_by_uuid(content, chosen, self._world.uuids())
-            for device in unknown:
-                self._warn(f"the UUID of {device} is not known; fstab's line stays as it is")
+            for name in unknown:
+                self._warn(f"the UUID of {name} is not known; fstab's line stays as it is")
         return content
 
     def _fields(self, values: Values) -> dict[str, bytes]:
         return {name.decode(): value for name, value in self._pairs(values)}
 
     def _is_chosen(self, action: Fstab, entry: fstab_edits.Entry) -> bool:
-        device = self._pattern(action.device)
-        if device is not None:
-            whole = Pattern(f"^(?:{device.text})$")
-            if not whole.matches(entry.field("device"), self._work):
-                return False
         return all(
             template is None or to_bytes(self._line(template)) == entry.field(name)
             for name, template in (("mount_point", action.mount_point), ("type", action.type))
@@ -446,8 +465,11 @@ class _Turn:
             return f"there is no {path}"
         if action.size is not None and self._world.size(path) != action.size:
             return f"{path} has {self._world.size(path)} bytes, not {action.size}"
-        if action.sha256 and self._world.digest(path) != action.sha256:
-            return f"{path} has the SHA-256 {self._world.digest(path)}, not {action.sha256}"
+        if action.sha256:
+            self._work.spend(self._world.size(path) // _HASHED_BYTES)
+            found = self._world.digest(path)
+            if found != action.sha256:
+                return f"{path} has the SHA-256 {found}, not {action.sha256}"
         pattern = self._pattern(action.contains)
         if pattern is not None and not line_edits.has_line(
             self._world.read(path), pattern, self._work

@@ -9,6 +9,7 @@ from bootgraft_agent.recipe_file import argument_edits
 from bootgraft_agent.recipe_file.argument_edits import ArgumentEdit
 from bootgraft_agent.recipe_file.facts import LinuxFacts
 from bootgraft_agent.recipe_file.model import GrubArguments, Texts
+from bootgraft_agent.recipe_file.patterns import Work
 from bootgraft_agent.recipe_file.text_lines import to_bytes
 from bootgraft_agent.recipe_file.variable_edits import get_grubenv, get_shell
 from bootgraft_agent.world import World
@@ -21,6 +22,7 @@ _GENERATED = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
 _LOADERS = ("/boot/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries")
 _COMMAND_LINES = (b"GRUB_CMDLINE_LINUX", b"GRUB_CMDLINE_LINUX_DEFAULT")
 MAX_ENTRIES = 200
+_BYTE_WORK = 100  # units of work for each byte of a text, see patterns.Work
 
 Warn = Callable[[str], None]
 
@@ -31,6 +33,7 @@ def edit_arguments(
     facts: LinuxFacts,
     lines: Callable[[Texts], tuple[bytes, ...]],
     warn: Warn,
+    work: Work,
 ) -> None:
     """Edit the arguments of the guest's kernels. Raises RefusedError, EditError.
 
@@ -49,9 +52,9 @@ def edit_arguments(
     )
     _refuse_odd(edit)
     if facts.boot_loader == "grub-legacy":
-        _edit_menus(action, edit, world, facts, warn)
+        _edit_menus(action, edit, world, facts, warn, work)
     elif facts.boot_loader in ("grub2", "systemd-boot"):
-        _edit_configuration(action, edit, world, facts, warn)
+        _edit_configuration(action, edit, world, facts, warn, work)
     else:
         raise RefusedError("the guest has no boot loader whose kernel arguments could be edited")
 
@@ -71,11 +74,17 @@ def _refuse_odd(edit: ArgumentEdit) -> None:
 
 
 def _edit_menus(
-    action: GrubArguments, edit: ArgumentEdit, world: World, facts: LinuxFacts, warn: Warn
+    action: GrubArguments,
+    edit: ArgumentEdit,
+    world: World,
+    facts: LinuxFacts,
+    warn: Warn,
+    work: Work,
 ) -> None:
     paths = dict.fromkeys(world.resolve(path) for path in _MENUS if world.exists(path))
     for path in paths:
         content = world.read(path)
+        work.spend(_BYTE_WORK * len(content))
         change = edit
         if action.by_uuid:
             found = argument_edits.menu_devices(content)
@@ -84,12 +93,14 @@ def _edit_menus(
             for device in sorted(bare):
                 warn(f"{device.decode()} stays in the menu: an entry without initrd names it")
             change = _with_devices(edit, named, world, facts, warn)
-        new = argument_edits.edit_menu(
+        new, odd = argument_edits.edit_menu(
             content,
             change.apply,
             default_only=action.entries == "default",
             saved=_saved_default(world),
         )
+        for title in odd:
+            warn(f"the menu's entry {title!r} stays: its line is joined from several, or odd")
         world.write(path, new, "kernel arguments")
 
 
@@ -112,7 +123,12 @@ def _with_devices(
 
 
 def _edit_configuration(
-    action: GrubArguments, edit: ArgumentEdit, world: World, facts: LinuxFacts, warn: Warn
+    action: GrubArguments,
+    edit: ArgumentEdit,
+    world: World,
+    facts: LinuxFacts,
+    warn: Warn,
+    work: Work,
 ) -> None:
     texts = _command_lines(world, facts)
     if not texts:
@@ -120,6 +136,7 @@ def _edit_configuration(
             f"the guest has no {DEFAULT_GRUB} and no boot loader entries, and a generated grub.cfg"
             " is left alone"
         )
+    work.spend(_BYTE_WORK * sum(map(len, texts.values())))
     if action.by_uuid:
         named = [device for text in texts.values() for device in argument_edits.devices(text)]
         edit = _with_devices(edit, named, world, facts, warn)

@@ -158,6 +158,7 @@ class Pattern:
         node, self.groups = parse_pattern(text)
         self._program = _Compiler().compile(node)
         self.text = text
+        self.cost = 50 * len(self._program)  # of this, in units of work
         self._automaton: dict[tuple[frozenset[int], int], dict[int, _State]] = {}
 
     def matches(self, line: bytes, work: Work) -> bool:

@@ -16,6 +16,8 @@ _COMPARISONS: Mapping[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] =
     "<": lambda found, wanted: found < wanted,
 }
 
+_PATH_WORK = 1000  # units of work for each path, see patterns.Work
+
 
 def mismatches(
     selector: Selector, facts: LinuxFacts, view: View, values: Mapping[str, str], work: Work
@@ -34,8 +36,10 @@ def mismatches(
         yield _differs("boot loader", facts.boot_loader, selector.boot_loader)
     if selector.root is not None:
         pattern = Pattern(f"^(?:{selector.root.fill(values, escape)})$")
+        work.spend(pattern.cost)
         if not pattern.matches(to_bytes(facts.root_device or ""), work):
             yield _differs("root file system in fstab", facts.root_device, (pattern.text,))
+    work.spend(_PATH_WORK * (len(selector.present) + len(selector.absent)))
     for template in selector.present:
         path = template.fill(values)
         if not view.exists(path):

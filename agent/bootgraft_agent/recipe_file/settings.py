@@ -10,6 +10,7 @@ from bootgraft_agent.recipe_file.patterns import Pattern, Work
 
 MAX_VALUE = 64 * 1024  # characters
 MAX_CHECKED = 4096  # characters of a value that must match a pattern
+_SHOWING = 6  # characters of a line of a secret that must not be shown by itself
 SETTINGS_WORK = 20_000_000  # what matching all values may cost: 2 s
 
 
@@ -57,10 +58,11 @@ def value_problem(parameter: Parameter, value: str, work: Work) -> str:
 
 
 def secret_values(recipe: RecipeFile, settings: Mapping[str, str]) -> tuple[str, ...]:
-    """Give the values that must not be shown, the longest first."""
+    """Give the values that must not be shown, the longest first; of long texts also each line."""
     secret = [each for each in recipe.parameters if each.secret]
-    values = {settings.get(each.name) or each.default or "" for each in secret} - {""}
-    return tuple(sorted(values, key=lambda each: (-len(each), each)))
+    values = {settings.get(each.name) or each.default or "" for each in secret}
+    lines = {line for value in values for line in value.split("\n") if len(line) >= _SHOWING}
+    return tuple(sorted((values | lines) - {""}, key=lambda each: (-len(each), each)))
 
 
 def shown_settings(recipe: RecipeFile, settings: Mapping[str, str]) -> dict[str, str]:
