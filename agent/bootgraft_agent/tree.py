@@ -102,7 +102,7 @@ class Trees:
     def uuids(self) -> dict[str, str]:
         """UUIDs of the file systems that are mounted here, by their mount points in the guest."""
         known = {
-            os.stat(link).st_rdev: link.name
+            link.stat().st_rdev: link.name
             for link in Path("/dev/disk/by-uuid").glob("*")
             if link.exists()
         }
