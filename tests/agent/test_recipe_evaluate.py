@@ -393,3 +393,15 @@ def test_a_boot_partition_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert facts.boot_loader is None
     assert "it is not mounted here" in (facts.boot_problem or "")
     assert "kernel arguments: /boot" in _refusal(_action("grub-arguments", 'add = "x"'), root)
+
+
+def test_more_interfaces_than_a_recipe_goes_over_are_refused_soon(tmp_path: Path) -> None:
+    root = make_root("rhel6", tmp_path)
+    for number in range(1000):
+        write(root, f"etc/sysconfig/network-scripts/ifcfg-e{number}", f"DEVICE=e{number}\n" * 100)
+    write(root, "etc/os-release", f"ID={'x' * 100_000}\n")
+    facts = _facts(root)
+    assert len(facts.interfaces) == 65
+    assert len(facts.distribution or "") == 100
+    copy = _action("copy", 'path = "/etc/{interface}"', 'content = ""', 'for_each = "interfaces"')
+    assert "more than 64 network interfaces" in _refusal(copy, root)

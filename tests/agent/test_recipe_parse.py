@@ -118,12 +118,13 @@ shape = "round"
         (HEAD + LINK + "x = 0x" + "f" * 100_000, "r.toml:8: unknown key 'x'"),
         ("version = 0x" + "f" * 100_000, "r.toml:1: version must be 1"),
         (HEAD + LINK * 1001, "r.toml: 1001 actions; a recipe has at most 1000"),
+        (HEAD + LINK * 100_000, "bytes; a recipe has at most 262144"),
         ("#" * (MAX_SIZE + 1), f"r.toml: {MAX_SIZE + 1} bytes; a recipe has at most {MAX_SIZE}"),
         (HEAD + "action = 3\n", "r.toml:4: actions are tables"),
         (HEAD + "[action]\ndo = 3\n", "r.toml:4: actions are tables"),
         (HEAD + LINK + "mode = true\n", "r.toml:8: unknown key 'mode'; known here: do, for_each"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_a_hostile_file_gets_a_clear_error_soon(text: str | bytes, problem: str) -> None:
     start = time.monotonic()

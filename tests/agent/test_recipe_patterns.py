@@ -88,6 +88,8 @@ def test_an_escaped_text_matches_itself_alone(text: str) -> None:
         ("a)", "a ) without its ("),
         ("[a", "a [ without its ]"),
         ("*a", "a * with nothing before it"),
+        ("{2}", "a { with nothing before it"),
+        ("a|{2,}", "a { with nothing before it"),
         ("a**", "a repetition of a repetition"),
         ("(a*)*", "a repetition of what may match nothing"),
         ("(?=a)", "(? with something else"),

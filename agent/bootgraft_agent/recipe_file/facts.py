@@ -17,6 +17,8 @@ from bootgraft_agent.world import View
 
 MAX_INTERFACES = 64
 MAX_KERNELS = 64
+MAX_FILES = 200  # that are read of one directory
+MAX_WORD = 100  # characters of a fact
 
 # e_machine, and whether the word is of 64 bits.
 _MACHINES = {
@@ -73,6 +75,8 @@ class Interface:
 @dataclass(frozen=True, slots=True)
 class LinuxFacts:
     """What recipes select guests by. None and "" stand for what the guest's files do not say.
+
+    Of interfaces and kernels there is one more than a recipe goes over, where there are more.
 
     like: distributions that it says it is like. root_device: what fstab has for `/`.
     boot_problem: why the boot loader is not known.
@@ -158,7 +162,7 @@ def _variable(text: bytes, name: bytes) -> str | None:
         value = get_shell(text, name)
     except EditError:
         return None
-    return to_text(value) if value else None
+    return to_text(value)[:MAX_WORD] if value else None
 
 
 def _read_ubuntu(world: View) -> tuple[str | None, str | None]:
@@ -240,7 +244,7 @@ def _find_boot_loader(world: View) -> str:
 def _read_kernels(world: View) -> tuple[str, ...]:
     matches = (_KERNEL_FILE.fullmatch(name) for name in _names(world, "/boot"))
     versions = dict.fromkeys(match["version"] for match in matches if match)
-    return tuple(version for version in versions if version.isprintable())
+    return tuple(version for version in versions if version.isprintable())[: MAX_KERNELS + 1]
 
 
 # The network
@@ -253,7 +257,7 @@ def _read_interfaces(world: View) -> tuple[Interface, ...]:
         if usable and not name.startswith("ifcfg"):
             known = mac.lower() if _MAC.fullmatch(mac) else ""
             found[name] = found.get(name) or known
-    return tuple(Interface(name, mac) for name, mac in found.items())
+    return tuple(Interface(name, mac) for name, mac in found.items())[: MAX_INTERFACES + 1]
 
 
 def _rules(world: View) -> Iterator[tuple[str, str]]:
@@ -269,7 +273,7 @@ def _rules(world: View) -> Iterator[tuple[str, str]]:
 def _ifcfg(world: View) -> Iterator[tuple[str, str]]:
     """Give Red Hat's and SUSE's configuration files."""
     for directory in _IFCFG:
-        for name in _names(world, directory):
+        for name in _names(world, directory)[:MAX_FILES]:
             if name.startswith("ifcfg-") and not name.endswith((".bak", ".rpmsave", ".orig", "~")):
                 text = _read(world, f"{directory}/{name}") or b""
                 device = _variable(text, b"DEVICE") or name.removeprefix("ifcfg-")
@@ -281,7 +285,7 @@ def _ifupdown(world: View) -> Iterator[tuple[str, str]]:
     directory = "/etc/network/interfaces.d"
     paths = [
         "/etc/network/interfaces",
-        *(f"{directory}/{each}" for each in _names(world, directory)),
+        *(f"{directory}/{each}" for each in _names(world, directory)[:MAX_FILES]),
     ]
     for path in paths:
         for line in split_lines(_read(world, path) or b""):
@@ -304,7 +308,7 @@ def _units(world: View) -> Iterator[tuple[str, str]]:
             b"",
         ),
     ):
-        for name in _names(world, directory):
+        for name in _names(world, directory)[:MAX_FILES]:
             text = _read(world, f"{directory}/{name}") if name.endswith(end) else None
             if text is not None:
                 for word in _ini(text, section, key).split():
@@ -332,4 +336,4 @@ def loop_values(facts: LinuxFacts, for_each: str | None) -> Iterable[dict[str, s
 
 def _bound(found: int, limit: int, what: str) -> None:
     if found > limit:
-        raise RefusedError(f"the guest has {found} {what}; a recipe goes over {limit} at most")
+        raise RefusedError(f"the guest has more than {limit} {what}, which a recipe goes over")

@@ -170,7 +170,7 @@ class _Parser:
             return self._class()
         if character == "\\":
             return self._escape()
-        if character in ("*", "+", "?"):
+        if character in ("*", "+", "?") or self._braces() is not None:
             raise self._error(f"a {character} with nothing before it to repeat")
         self.place += 1
         if character == ".":
