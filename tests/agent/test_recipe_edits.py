@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bootgraft_agent import grub
 from bootgraft_agent.recipe_file import (
     argument_edits,
     fstab_edits,
@@ -514,3 +515,29 @@ def test_a_loader_entry_is_edited_in_its_options() -> None:
     assert argument_edits.edit_loader_entry(b"title a", edit) == b"title a\noptions x=1\n"
     bound = b"options $kernelopts\n"
     assert argument_edits.edit_loader_entry(bound, edit) == bound
+
+
+_MENU_LINES = st.lists(
+    st.sampled_from(
+        [
+            *(b"title a", b"default 1", b"timeout=5", b"# kopt=ro", b"", b"root (hd0,0)", b"\\"),
+            *(b"kernel /vmlinuz ro", b"\tkernel /xen.gz", b"module /vmlinuz-xen ro\r", b"boot"),
+            *(b"kernel --type=linux /vmlinuz\\", b"kernel=/bzImage", b"initrd /i", b"#x \\"),
+        ]
+    )
+)
+
+
+@given(_MENU_LINES.map(b"\n".join), st.booleans())
+def test_a_menu_keeps_its_entries_and_their_other_lines(data: bytes, default_only: bool) -> None:
+    edit = ArgumentEdit(add=(b"x=1",))
+    changed, _ = argument_edits.edit_menu(data, edit.apply, default_only=default_only, saved=0)
+    before, after = grub.parse_menu(data), grub.parse_menu(changed)
+    assert [entry.title for entry in after.entries] == [entry.title for entry in before.entries]
+    assert (after.default, after.timeout) == (before.default, before.timeout)
+    for old, new in zip(before.entries, after.entries, strict=True):
+        for one, other in zip(old.commands, new.commands, strict=True):
+            assert other.name == one.name
+            assert other.argument in (one.argument, one.argument.rstrip() + b" x=1")
+    again, _ = argument_edits.edit_menu(changed, edit.apply, default_only=default_only, saved=0)
+    assert again == changed
