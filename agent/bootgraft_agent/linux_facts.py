@@ -19,7 +19,7 @@ def linux_json(volumes: LiveVolumes) -> LinuxJson:
         with open_world(volumes, "") as world:
             facts = read_facts(world).to_json()
             assert isinstance(facts, dict)  # noqa: S101 - they have names
-    except (RefusedError, OSError) as error:
+    except (RefusedError, OSError, ValueError) as error:  # a guest's texts are anybody's
         return problem_json(error)
     return {
         **facts,
