@@ -6,24 +6,22 @@ recipes by name or by file; without both the recipe is `hyperv-shim`.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from bootgraft_agent import recipe_file  # whose parts are loaded when they are needed
 from bootgraft_agent.errors import InvalidRequestError, RefusedError
 from bootgraft_agent.files import Tree, parent_of
 from bootgraft_agent.payload import plain_name
 from bootgraft_agent.plan import Options
-from bootgraft_agent.recipe_file import (
-    RecipeFile,
-    check_settings,
-    library,
-    parse_recipe,
-    parse_recipe_list,
-)
+from bootgraft_agent.recipe_file.bounds import MAX_SIZE
 from bootgraft_agent.recipe_source import PayloadDirectory
 from bootgraft_agent.recipes.hyperv_shim import NAME
 
+if TYPE_CHECKING:
+    from bootgraft_agent.recipe_file import RecipeFile
+
 ONE = "recipe.toml"
 LIST = "recipes.toml"
-MAX_FILE = 256 * 1024  # bytes of a recipe or a list
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class Request:
     one of the library, which has none.
     """
 
-    recipe: RecipeFile | None = None
+    recipe: "RecipeFile | None" = None
     settings: Mapping[str, str] = field(default_factory=dict)
     directory: str | None = None
 
@@ -76,7 +74,7 @@ def read_requests(payload: Tree | None, options: Options) -> tuple[Request, ...]
 def _read_list(payload: Tree, path: str) -> tuple[Request, ...]:
     requests = []
     top = PayloadDirectory(payload, "")
-    for each in parse_recipe_list(payload.read(path, MAX_FILE), LIST):
+    for each in recipe_file.parse_recipe_list(payload.read(path, MAX_SIZE), LIST):
         if each.name is not None:
             requests.append(_named(each.name, each.settings))
         elif each.file is not None:
@@ -86,8 +84,8 @@ def _read_list(payload: Tree, path: str) -> tuple[Request, ...]:
 
 
 def _read(payload: Tree, path: str, name: str, settings: Mapping[str, str]) -> Request:
-    recipe = parse_recipe(payload.read(path, MAX_FILE), name)
-    return Request(recipe, check_settings(recipe, settings), parent_of(path))
+    recipe = recipe_file.parse_recipe(payload.read(path, MAX_SIZE), name)
+    return Request(recipe, recipe_file.check_settings(recipe, settings), parent_of(path))
 
 
 def _named(name: str, settings: Mapping[str, str]) -> Request:
@@ -95,11 +93,11 @@ def _named(name: str, settings: Mapping[str, str]) -> Request:
         if settings:
             raise InvalidRequestError(f"{NAME} has no parameters; its options choose")
         return Request()
-    known = library()
+    known = recipe_file.library()
     if name not in known:
         listed = ", ".join((NAME, *known))
         raise InvalidRequestError(f"there is no recipe {name!r}; there are: {listed}")
-    return Request(known[name], check_settings(known[name], settings))
+    return Request(known[name], recipe_file.check_settings(known[name], settings))
 
 
 def _find(payload: Tree, name: str) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from bootgraft_agent.errors import RefusedError
 from bootgraft_agent.files import Tree
 from bootgraft_agent.payload import plain_name
-from bootgraft_agent.recipe_file.parse import MAX_PAYLOAD, MAX_PAYLOAD_FILES
+from bootgraft_agent.recipe_file.bounds import MAX_PAYLOAD, MAX_PAYLOAD_FILES
 from bootgraft_agent.world import PayloadRef
 
 MAX_DEPTH = 32  # directories in each other

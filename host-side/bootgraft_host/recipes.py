@@ -27,8 +27,8 @@ from bootgraft_agent.recipe_file import (
     parse_recipe,
     parse_recipe_list,
 )
+from bootgraft_agent.recipe_file.bounds import MAX_PAYLOAD, MAX_PAYLOAD_FILES, MAX_SIZE
 from bootgraft_agent.recipe_file.model import Copy
-from bootgraft_agent.recipe_file.parse import MAX_PAYLOAD, MAX_PAYLOAD_FILES, MAX_SIZE
 from bootgraft_agent.recipe_file.templates import Template
 from bootgraft_host.xorriso import list_directories, run_xorriso
 

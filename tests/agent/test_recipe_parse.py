@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bootgraft_agent import recipe_file
 from bootgraft_agent.recipe_file import (
     RecipeError,
     check_settings,
@@ -17,7 +18,7 @@ from bootgraft_agent.recipe_file import (
     parse_recipe,
     parse_recipe_list,
 )
-from bootgraft_agent.recipe_file.parse import MAX_SIZE
+from bootgraft_agent.recipe_file.bounds import MAX_SIZE
 from bootgraft_agent.recipe_file.parse_actions import PARSERS
 from bootgraft_agent.recipe_file.positions import BoundError, find_positions
 
@@ -381,3 +382,22 @@ print(*sorted(name for name in sys.modules if name in {"fcntl", "pwd", "bootgraf
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.strip() == b""
+
+
+def test_a_run_of_the_shim_alone_loads_no_recipe_files() -> None:
+    """A live system under emulation would take seconds for them."""
+    script = """
+import sys
+import bootgraft_agent.recipe_file.facts, bootgraft_agent.recipes.sequence
+parts = (f"bootgraft_agent.recipe_file.{name}" for name in ("parse", "model", "evaluate"))
+print(*(part for part in parts if part in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.strip() == b""
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    for name in recipe_file.__all__:
+        assert getattr(recipe_file, name) is not None
+    with pytest.raises(AttributeError):
+        recipe_file.nothing  # noqa: B018

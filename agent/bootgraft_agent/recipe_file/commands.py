@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from bootgraft_agent.recipe_file.errors import RecipeError
-from bootgraft_agent.recipe_file.explain import explain
-from bootgraft_agent.recipe_file.library import library
+from bootgraft_agent.recipe_file.explanation import explain
 from bootgraft_agent.recipe_file.parse import parse_recipe
+from bootgraft_agent.recipe_file.ready import library
 
 
 def check_text(data: bytes, name: str) -> list[str]:

@@ -7,6 +7,7 @@ import hashlib
 import re
 import tomllib
 
+from bootgraft_agent.recipe_file.bounds import MAX_SIZE
 from bootgraft_agent.recipe_file.errors import RecipeError
 from bootgraft_agent.recipe_file.model import LOOP_NAMES, Parameter, RecipeFile, Selector
 from bootgraft_agent.recipe_file.parse_actions import MAX_ACTIONS, parse_actions, parse_selector
@@ -17,9 +18,6 @@ from bootgraft_agent.recipe_file.settings import SETTINGS_WORK, value_problem
 from bootgraft_agent.recipe_file.templates import NAME
 
 VERSION = 1
-MAX_SIZE = 256 * 1024  # bytes of a recipe file
-MAX_PAYLOAD_FILES = 10_000  # that the recipes of a payload copy
-MAX_PAYLOAD = 512 * 1024 * 1024  # bytes of all of them
 MAX_PARAMETERS = 100
 
 # Of files, and of what a plan calls its recipes.

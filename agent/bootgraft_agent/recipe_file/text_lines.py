@@ -1,8 +1,10 @@
 """A text's lines as they are: an edit changes the bytes it is about and no others. Pure."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from bootgraft_agent.recipe_file.model import Count
+if TYPE_CHECKING:
+    from bootgraft_agent.recipe_file.model import Count
 
 
 class EditError(Exception):
@@ -40,7 +42,7 @@ def insert_lines(data: bytes, lines: list[bytes], place: int, new: Sequence[byte
     return before + b"".join(line + end for line in new) + b"".join(lines[place:])
 
 
-def check_count(found: int, count: Count, what: str, where: str = "") -> None:
+def check_count(found: int, count: "Count", what: str, where: str = "") -> None:
     """Raise EditError unless an edit found its place as often as it must."""
     fits = {"any": True, "some": found > 0}.get(str(count), found == count)
     if not fits:

@@ -17,7 +17,6 @@ from bootgraft_agent.plan import (
     Target,
     WriteFile,
 )
-from bootgraft_agent.recipe_file.evaluate import evaluate
 from bootgraft_agent.recipe_requests import Request
 from bootgraft_agent.recipe_source import PayloadDirectory
 from bootgraft_agent.recipes import hyperv_shim
@@ -55,8 +54,7 @@ def plan_sequence(
     with open_world(volumes, recipe) as world:
         for request in requests:
             if request.recipe is not None:
-                files = _files(request, payload)
-                evaluate(request.recipe, request.settings, files, world, warnings)
+                _evaluate(request, payload, world, warnings)
             elif guest is not None:
                 check = _graft(world, guest, options, warnings)
         found = world.steps()
@@ -76,6 +74,14 @@ def plan_sequence(
         continues=tuple(runs) if found else (),
         secrets=secrets,
     )
+
+
+def _evaluate(request: Request, payload: Tree | None, world: World, warnings: list[str]) -> None:
+    # Loaded by need: a machine may be slow, and the shim's recipe does without.
+    from bootgraft_agent.recipe_file.evaluate import evaluate  # noqa: PLC0415
+
+    if request.recipe is not None:
+        evaluate(request.recipe, request.settings, _files(request, payload), world, warnings)
 
 
 def _files(request: Request, payload: Tree | None) -> PayloadDirectory:
