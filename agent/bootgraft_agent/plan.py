@@ -3,11 +3,12 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bootgraft_agent.errors import InvalidRequestError
-from bootgraft_agent.secrets_mask import mask_secrets
+from bootgraft_agent.grub import MASK
+from bootgraft_agent.secrets_mask import mask_secrets, mask_text
 from bootgraft_agent.states import (
     Attributes,
     DirectoryState,
@@ -22,6 +23,8 @@ from bootgraft_agent.wire import JSON
 # without the first slash: "var", "usr/local".
 Where = str
 
+# Characters of texts, and of their diffs, that are shown: a message has at most 4 MiB.
+MAX_SHOWN = 512 * 1024
 BACKUPS = "bootgraft"  # directory beside GRUB's, with one directory for each run
 
 
@@ -335,13 +338,45 @@ class Plan:
         text = json.dumps([self.recipe, [step.identity() for step in self.steps]])
         return sha256(text.encode())
 
-    def diffs(self) -> tuple[tuple[str, str], ...]:
-        """Give (path, unified diff) for each text file that changes, with secrets masked."""
-        return tuple(
-            (str(step.target), unified_diff(step))
-            for step in self.steps
-            if isinstance(step, WriteFile)
-        )
+    def masked(self, text: str) -> str:
+        """Mask what may not be shown, be it the guest's or the recipes', in a text of this plan."""
+        masked = mask_text(text)
+        pieces = {piece.strip() for secret in self.secrets for piece in secret.splitlines()}
+        for piece in sorted(pieces - {""}, key=len, reverse=True):
+            masked = masked.replace(piece, MASK.decode())
+        return masked
+
+    def texts(self) -> Iterator[tuple[str, str, str]]:
+        """Give (path, before, after) for each text file that changes, with secrets masked.
+
+        In all MAX_SHOWN characters; what is longer is left out.
+        """
+        left = MAX_SHOWN
+        for step in self.steps:
+            if not isinstance(step, WriteFile | CreateFile):
+                continue
+            contents = _contents(step)
+            if b"\0" in contents[1]:
+                continue
+            left -= sum(map(len, contents))
+            if left < 0:
+                return
+            before, after = (self.masked(readable(content)) for content in contents)
+            yield str(step.target), before, after
+
+    def diffs(self) -> Iterator[tuple[str, str]]:
+        """Give (path, unified diff) for each of the texts."""
+        for path, before, after in self.texts():
+            names = f"{path} (before)", path
+            lines = difflib.unified_diff(before.split("\n"), after.split("\n"), *names, lineterm="")
+            yield path, "\n".join(lines)
+
+
+def _contents(step: "WriteFile | CreateFile") -> tuple[bytes, bytes]:
+    """Give a file's content before and after a step."""
+    if isinstance(step, WriteFile):
+        return step.before, step.after
+    return b"", step.content
 
 
 def sha256(data: bytes) -> str:
@@ -352,10 +387,3 @@ def sha256(data: bytes) -> str:
 def readable(content: bytes) -> str:
     """Give a guest's text for showing: secrets masked, bytes that are not UTF-8 escaped."""
     return mask_secrets(content).decode("utf-8", "backslashreplace")
-
-
-def unified_diff(step: WriteFile) -> str:
-    """Give the unified diff of a text file's edit, with secrets masked."""
-    name = str(step.target)
-    before, after = (readable(content).split("\n") for content in (step.before, step.after))
-    return "\n".join(difflib.unified_diff(before, after, f"{name} (before)", name, lineterm=""))
