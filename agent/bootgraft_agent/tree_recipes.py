@@ -8,8 +8,9 @@ from bootgraft_agent.errors import InvalidRequestError
 from bootgraft_agent.files import Tree
 from bootgraft_agent.plan import Options
 from bootgraft_agent.recipe_file import RecipeFile, check_settings, library, parse_recipe
+from bootgraft_agent.recipe_file.bounds import MAX_SIZE
 from bootgraft_agent.recipe_file.given import Given, share_out
-from bootgraft_agent.recipe_requests import MAX_FILE, ONE, Request, read_requests
+from bootgraft_agent.recipe_requests import ONE, Request, read_requests
 from bootgraft_agent.recipes.hyperv_shim import NAME
 
 
@@ -61,7 +62,7 @@ def _find(word: str) -> _Named:
         listed = ", ".join((NAME, *known))
         raise InvalidRequestError(f"--recipe {word} is neither a file nor a recipe: {listed}")
     with path.open("rb") as file:
-        recipe = parse_recipe(file.read(MAX_FILE + 1), word)
+        recipe = parse_recipe(file.read(MAX_SIZE + 1), word)
     return _Named(recipe.name, recipe, path)
 
 
