@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bootgraft_agent import __version__, live_arguments
+from bootgraft_agent import __version__, fstab, live_arguments
 from bootgraft_agent.errors import BootgraftError
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.text import printable
@@ -77,7 +77,31 @@ def _add_tree(parser: argparse.ArgumentParser) -> None:
         " menu's default entry",
     )
     parser.add_argument(
+        "--mount",
+        type=_parse_mount,
+        action="append",
+        default=[],
+        metavar="/POINT=DIR",
+        help="where another of its file systems is mounted, for recipes that change files there;"
+        " can be repeated",
+    )
+    parser.add_argument(
         "--payload", type=Path, metavar="DIR", help="where the payload ISO is mounted"
+    )
+    parser.add_argument(
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="NAME_OR_FILE",
+        help="a recipe instead of what the payload says: a ready one, hyperv-shim, or a file with"
+        " what it copies beside it; can be repeated, then they become one plan",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[RECIPE.]NAME=VALUE",
+        help="a parameter of a recipe; can be repeated",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
@@ -92,6 +116,16 @@ def _add_tree(parser: argparse.ArgumentParser) -> None:
         help="how the guest's kernel names its first IDE disk; default: as its files say",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
+
+
+def _parse_mount(text: str) -> tuple[str, Path]:
+    point, equals, directory = text.partition("=")
+    place = fstab.place_of(point)
+    if not equals or not directory or not place:
+        raise argparse.ArgumentTypeError("it takes /POINT=DIR, as in /var=/mnt/var")
+    if place == "boot":
+        raise argparse.ArgumentTypeError("/boot is named with --boot")
+    return place, Path(directory)
 
 
 def _add_live(parser: argparse.ArgumentParser) -> None:

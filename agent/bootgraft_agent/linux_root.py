@@ -11,6 +11,7 @@ from bootgraft_agent.files import Tree
 from bootgraft_agent.fstab import Entry
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.plan import Where
+from bootgraft_agent.volumes import where_of
 
 FSTAB = "etc/fstab"
 MAX_MOUNTS = 64  # of a guest; each is mounted while recipes are planned
@@ -231,10 +232,14 @@ def _arranged(
     mounted: list[tuple[str, Where]] = [("", "root")]
     if boot is not None or (has_boot and "boot" not in absent):
         mounted.append(("boot", "boot"))
-    mounted += [(place, place) for place in present if place != "boot"]
     others = {place: each for place, each in present.items() if place != "boot"}
+    mounted += [(place, where_of(place)) for place in others]
     return GuestFileSystems(
-        file_systems={"root": root, "boot": boot or root, **others},
+        file_systems={
+            "root": root,
+            "boot": boot or root,
+            **{where_of(place): each for place, each in others.items()},
+        },
         boot_prefix="boot/" if boot is None and ("boot", "boot") in mounted else "",
         mounts=tuple(mounted),
         absent=tuple(absent.items()),

@@ -1,17 +1,16 @@
-"""Tree mode: the same graft on file systems that are mounted already, in any live system."""
+"""Tree mode: the same grafts and recipes on file systems that are mounted already, anywhere."""
 
 import contextlib
 import ctypes
 import datetime
 import fcntl
 import os
-import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bootgraft_agent import grub
+from bootgraft_agent import fstab, grub
 from bootgraft_agent.apply import apply_plan
 from bootgraft_agent.errors import InvalidRequestError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
@@ -27,10 +26,13 @@ from bootgraft_agent.guest import (
     read_root,
 )
 from bootgraft_agent.payload import read_payload
+from bootgraft_agent.payload_folders import PayloadFolders
 from bootgraft_agent.plan import BACKUPS, Options, Plan, Where
+from bootgraft_agent.recipe_requests import Request, is_shim
 from bootgraft_agent.recipes import hyperv_shim
+from bootgraft_agent.recipes.sequence import plan_sequence
 from bootgraft_agent.rollback import roll_back
-from bootgraft_agent.volumes import Outcome, Progress
+from bootgraft_agent.volumes import Outcome, Progress, where_of
 
 # Linux, include/uapi/linux/fs.h
 _FIFREEZE = 0xC0045877
@@ -46,12 +48,14 @@ class Trees:
     root: the guest's root directory. boot: the mount point of its boot partition; None where
     /boot is a directory of the root file system. payload: a directory with `shim` or recipes in it.
     others: further file systems of the guest, by their mount points without the first slash.
+    recipe_folders: those of recipe files, by the paths that they would have on the payload.
     """
 
     root_directory: Path
     boot_directory: Path | None
     payload_directory: Path | None
     others: tuple[tuple[str, Path], ...] = ()
+    recipe_folders: tuple[tuple[str, Path], ...] = ()
 
     def check(self) -> None:
         """Refuse what is no directory. Raises InvalidRequestError."""
@@ -78,25 +82,38 @@ class Trees:
         """The mount points without their first slash, "" for the root, and what is there."""
         has_boot = self.boot_directory is not None or self.boot_prefix
         boot = (("boot", "boot"),) if has_boot else ()
-        return (("", "root"), *boot, *((point, point) for point, _ in self.others))
+        return (("", "root"), *boot, *((point, where_of(point)) for point, _ in self.others))
 
     @property
     def absent(self) -> tuple[tuple[str, str], ...]:
         """Mount points in the guest's fstab that nobody has named here."""
-        given = {point for point, _ in self.others}
+        given = {"", *(point for point, _ in self.others)}
         if self.boot_directory is not None:
             given.add("boot")
         return tuple(
-            (point, "it is not mounted here; name its directory with " + _option_of(point))
+            (point, f"it is not mounted here; name its directory with {_option_of(point)}")
             for point in self._fstab_mounts()
-            if point and point not in given
+            if point not in given
         )
 
     def _fstab_mounts(self) -> list[str]:
         with Tree(self.root_directory) as tree:
             if not tree.is_file("etc/fstab"):
                 return []
-            return read_mount_points(tree.read("etc/fstab", MAX_TEXT))
+            entries = fstab.parse_fstab(tree.read("etc/fstab", MAX_TEXT))
+        found = (fstab.place_of(each.mount_point) for each in entries if not each.is_swap)
+        return [each for each in found if each is not None]
+
+    def check_boot(self) -> None:
+        """Refuse a guest whose /boot is mounted nowhere: backups would lie below its mount point.
+
+        Raises RefusedError.
+        """
+        if "boot" in dict(self.absent):
+            raise RefusedError(
+                f"/boot of {self.root_directory} is a file system of its own, by the guest's fstab;"
+                " name where it is mounted with --boot"
+            )
 
     @property
     def uuids(self) -> dict[str, str]:
@@ -113,9 +130,19 @@ class Trees:
         return {mount: uuid for mount, uuid in found.items() if uuid is not None}
 
     def _directory(self, where: Where) -> Path:
+        """Give where a volume is mounted. Raises RefusedError for one that is not."""
         if where == "boot" and self.boot_directory is not None:
             return self.boot_directory
-        return dict(self.others).get(where, self.root_directory)
+        others = {where_of(point): directory for point, directory in self.others}
+        if where in others:
+            return others[where]
+        if where not in {"root", "boot"}:
+            point = where.removeprefix("./")
+            raise RefusedError(
+                f"/{point} of the guest is not mounted here; name its directory with"
+                f" {_option_of(point)}"
+            )
+        return self.root_directory
 
     def read(self, where: Where) -> Tree:
         """Open a volume for reading."""
@@ -131,29 +158,19 @@ class Trees:
 
     def payload(self) -> Tree:
         """Open the payload for reading."""
-        if self.payload_directory is None:
+        folders = dict(self.recipe_folders)
+        if self.payload_directory is None and not folders:
             raise InvalidRequestError("name the payload's directory with --payload")
-        return Tree(self.payload_directory)
+        root = self.payload_directory or next(iter(folders.values()))
+        return PayloadFolders(root, folders)
 
     def name(self, where: Where) -> str:
-        """Name a volume by its directory."""
+        """Name a volume by its directory. Raises RefusedError for one that is not mounted."""
         return str(self._directory(where))
 
 
 def _option_of(point: str) -> str:
     return "--boot" if point == "boot" else f"--mount /{point}=DIR"
-
-
-def read_mount_points(fstab: bytes) -> list[str]:
-    """Give the mount points of an fstab without their first slash, "" for the root."""
-    found = []
-    for line in fstab.splitlines():
-        fields = line.split()
-        if len(fields) < 3 or fields[0].startswith(b"#") or not fields[1].startswith(b"/"):
-            continue
-        point = re.sub(rb"\\([0-7]{3})", lambda escape: bytes([int(escape[1], 8) & 255]), fields[1])
-        found.append(os.fsdecode(point).strip("/"))
-    return found
 
 
 def settle(directory: Path) -> None:
@@ -176,12 +193,25 @@ def settle(directory: Path) -> None:
         os.close(fd)
 
 
-def make_plan(trees: Trees, grub_root: str | None, options: Options) -> Plan:
+def make_plan(
+    trees: Trees,
+    grub_root: str | None,
+    options: Options,
+    requests: Sequence[Request] = (Request(),),
+) -> Plan:
     """Read the mounted trees and decide. Raises RefusedError, InvalidRequestError."""
     trees.check()
     options.check()
-    guest = _read(trees, grub_root)
-    return hyperv_shim.plan(guest, options)
+    has_shim = any(map(is_shim, requests))
+    guest = _read(trees, grub_root) if has_shim else None
+    if guest is not None and all(map(is_shim, requests)):
+        return hyperv_shim.plan(guest, options)
+    trees.check_boot()
+    with contextlib.ExitStack() as stack:
+        payload = None
+        if any(each.directory is not None for each in requests):
+            payload = stack.enter_context(trees.payload())
+        return plan_sequence(requests, trees, guest, payload, options)
 
 
 def graft(trees: Trees, plan: Plan, progress: Progress) -> Outcome:
@@ -202,6 +232,8 @@ def new_run_id() -> str:
 
 
 def _read(trees: Trees, grub_root: str | None) -> Guest:
+    if trees.payload_directory is None:
+        raise InvalidRequestError("name the payload's directory with --payload")
     with trees.read("boot") as boot_tree, trees.read("root") as root_tree:
         directory = _boot_directory(trees, boot_tree)
         boot = read_boot(boot_tree, trees.name("boot"), directory, menu_is_embedded=False)

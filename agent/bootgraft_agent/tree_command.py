@@ -1,15 +1,18 @@
-"""`bootgraft-agent tree`: a graft of file systems that are mounted already."""
+"""`bootgraft-agent tree`: grafts and recipes on file systems that are mounted already."""
 
 import argparse
 import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from bootgraft_agent import tree
 from bootgraft_agent.errors import InvalidRequestError
 from bootgraft_agent.plan import Options
+from bootgraft_agent.recipe_file.given import parse_given
 from bootgraft_agent.text import printable
+from bootgraft_agent.tree_recipes import choose
 from bootgraft_agent.view import (
     outcome_json,
     outcome_lines,
@@ -22,10 +25,14 @@ from bootgraft_agent.wire import JSON
 
 def run(arguments: argparse.Namespace) -> int:
     """Graft, or take a graft back; give the exit status."""
-    trees = tree.Trees(arguments.root, arguments.boot, arguments.payload)
+    others = tuple(arguments.mount)
+    trees = tree.Trees(arguments.root, arguments.boot, arguments.payload, others)
+    trees.check()
     if arguments.run is not None and not arguments.rollback:
         raise InvalidRequestError("--run goes with --rollback: it names the run to take back")
     if arguments.rollback:
+        if arguments.recipe:
+            raise InvalidRequestError("--recipe does not go with --rollback; --run names a run")
         outcome = tree.undo(trees, arguments.run, _show_progress)
         _print(arguments, outcome_json(outcome), outcome_lines(outcome, "restored"))
         return 0
@@ -35,7 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
         shim_args=arguments.shim_args,
         guest_disk=arguments.guest_disk,
     )
-    plan = tree.make_plan(trees, arguments.grub_root, options)
+    chosen = choose(
+        arguments.recipe, [parse_given(each) for each in arguments.set], arguments.payload
+    )
+    trees = replace(trees, recipe_folders=chosen.folders)
+    plan = tree.make_plan(trees, arguments.grub_root, options, chosen.requests)
     if arguments.dry_run:
         _print(arguments, plan_json(plan), plan_lines(plan))
         return 0
@@ -43,7 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not outcome.changes:
         lines: Iterable[str] = plan_lines(plan)
     else:
-        lines = [*outcome_lines(outcome, "changed"), *warning_lines(plan.warnings)]
+        lines = [
+            *outcome_lines(outcome, "changed"),
+            *warning_lines([plan.masked(each) for each in plan.warnings]),
+        ]
     _print(arguments, plan_json(plan) | outcome_json(outcome, plan), lines)
     return 0
 

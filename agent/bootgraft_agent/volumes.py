@@ -54,6 +54,14 @@ class GuestVolumes(Volumes, Protocol):
         """UUIDs by mount point ("/", "/boot"), of swap areas by their device in fstab."""
 
 
+def where_of(place: str) -> Where:
+    """Name the volume that is mounted at a place, which has no first slash.
+
+    That of /boot is "boot" itself; what is mounted at /root is not the root.
+    """
+    return "./root" if place == "root" else place
+
+
 Progress = Callable[[str, int, int], None]  # text; bytes done and in all, 0 where they say nothing
 
 

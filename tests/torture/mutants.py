@@ -55,30 +55,14 @@ MUTANTS = (
             Edit(
                 APPLY,
                 """\
-        for step in plan.steps:
-            if isinstance(step, CopyFile):
-                _copy(step, boot, volumes, progress)
-        menu = None
+        for step in opening.steps:
+            _do(step, boot, volumes, progress)
+        return [_Switch(step, _make(step, boot, volumes, progress)) for step in switched]
 """,
                 """\
-        for write in _writes(plan):
-            if write.target == plan.check.menu:
-                _write(write, boot, progress)
-        for step in plan.steps:
-            if isinstance(step, CopyFile):
-                _copy(step, boot, volumes, progress)
-        menu = None
-""",
-            ),
-            Edit(
-                APPLY,
-                """\
-                menu = boot.write_temporary(
-                    write.target.path, [write.after], like=write.target.path
-                )
-""",
-                """\
-                pass
+        for step in (*switched, *opening.steps):
+            _do(step, boot, volumes, progress)
+        return []
 """,
             ),
         ),
@@ -105,10 +89,11 @@ MUTANTS = (
         (
             Edit(
                 APPLY,
-                "        boot.rename(*menu)\n",
-                '        with (boot.root / menu[1]).open("r+b") as place:\n'
-                "            place.write((boot.root / menu[0]).read_bytes())\n"
-                "        boot.remove(menu[0])\n",
+                "        _put(switch.step, switch.temporary, boot)\n",
+                '        temporary = switch.temporary or ""\n'
+                '        with (boot.root / switch.step.target.path).open("r+b") as place:\n'
+                "            place.write((boot.root / temporary).read_bytes())\n"
+                "        boot.remove(temporary)\n",
             ),
         ),
     ),
@@ -119,21 +104,23 @@ MUTANTS = (
             Edit(
                 APPLY,
                 """\
-        menu = _prepare(plan, manifest, volumes, progress)
-        _write_root(plan, volumes, progress)
-        _switch_menu(plan, menu, volumes, progress)
+            switches = _prepare(plan, manifest, first, copies, volumes, progress)
+        for opening in rest:
+            _carry_out(opening, volumes, progress)
 """,
                 """\
-        _write_root(plan, volumes, progress)
-        _prepare(plan, manifest, volumes, progress)
+            for opening in rest:
+                _carry_out(opening, volumes, progress)
+            switches = _prepare(plan, manifest, first, copies, volumes, progress)
 """,
             ),
             Edit(
                 APPLY,
-                "    return (menu, plan.check.menu.path) if menu else None\n",
-                "        if menu:\n"
-                "            boot.rename(menu, plan.check.menu.path)\n"
-                "    return None\n",
+                "        return [_Switch(step, _make(step, boot, volumes, progress))"
+                " for step in switched]\n",
+                "        for step in switched:\n"
+                "            _put(step, _make(step, boot, volumes, progress), boot)\n"
+                "        return []\n",
             ),
         ),
     ),
@@ -143,7 +130,7 @@ MUTANTS = (
         (
             Edit(
                 "agent/bootgraft_agent/rollback.py",
-                "            _keep_inode(menu, writable)\n",
+                "        _keep_inode(switch, writable)\n",
                 "",
             ),
         ),
