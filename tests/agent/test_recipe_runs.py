@@ -1,6 +1,5 @@
 """The library's recipes carried out on trees: done once, nothing to do again, and taken back."""
 
-import json
 import os
 from pathlib import Path
 
@@ -9,12 +8,11 @@ import pytest
 from agent.recipe_guests import KnownTrees, make_root, write
 from bootgraft_agent.apply import apply_plan
 from bootgraft_agent.plan import Options, Plan
-from bootgraft_agent.recipe_file import check_settings, library, parse_recipe
+from bootgraft_agent.recipe_file import check_settings, library
 from bootgraft_agent.recipe_requests import Request
 from bootgraft_agent.recipes.sequence import plan_sequence
 from bootgraft_agent.rollback import roll_back
 from bootgraft_agent.tree import new_run_id
-from bootgraft_agent.view import outcome_json, plan_json, plan_lines
 
 SETTINGS = {
     "authorized-key": {"key": "ssh-ed25519 AAAAC3Nza me@here"},
@@ -62,7 +60,7 @@ def _guest(name: str, folder: Path) -> KnownTrees:
     write(root, "root/.profile", "")
     write(root, "etc/passwd", "root:x:0:0::/root:/bin/sh\n")
     boot = folder / "boot"
-    return KnownTrees(root, boot if boot.is_dir() else None, None, (), known=UUIDS)
+    return KnownTrees(root, boot if boot.is_dir() else None, None, known=UUIDS)
 
 
 def _states(trees: KnownTrees) -> list[dict[str, tuple[object, ...]]]:
@@ -92,45 +90,3 @@ def test_no_plan_shows_a_password_s_hash(tmp_path: Path) -> None:
     texts = [diff for _, diff in plan.diffs()] + [step.describe() for step in plan.steps]
     assert len(texts) == 2
     assert "xxxx" not in "".join(texts)
-
-
-RECIPE_OF_ALL = """\
-version = 1
-name = "keys"
-description = "secrets everywhere"
-[parameters.word]
-description = "a word that nobody sees"
-required = true
-secret = true
-[[action]]
-do = "lines"
-path = "/etc/fstab"
-ensure = "# {word}"
-[[action]]
-do = "copy"
-path = "/etc/{word}"
-content = "{word}\\nsecond {word}\\n"
-[[action]]
-do = "link"
-path = "/etc/link"
-to = "{word}"
-[[action]]
-do = "variables"
-path = "/etc/none"
-set = { A = "b" }
-missing = "skip"
-"""
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="owners are kept by root alone")
-def test_a_secret_parameter_is_shown_nowhere(tmp_path: Path) -> None:
-    trees = _guest("debian12", tmp_path)
-    recipe = parse_recipe(RECIPE_OF_ALL.encode(), "r.toml")
-    settings = check_settings(recipe, {"word": "hunter2"})
-    plan = plan_sequence([Request(recipe, settings)], trees, None, None, Options())
-    said: list[str] = []
-    outcome = apply_plan(plan, trees, new_run_id(), lambda text, done, total: said.append(text))
-    shown = json.dumps([plan_json(plan), outcome_json(outcome, plan), said, list(plan_lines(plan))])
-    assert (trees.root_directory / "etc/hunter2").read_text() == "hunter2\nsecond hunter2\n"
-    assert "second ********" in shown
-    assert "hunter2" not in shown
