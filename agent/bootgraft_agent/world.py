@@ -107,8 +107,9 @@ class World(View):
 
         Without neighbours of its kind the owner, label and privacy of its directory.
         """
+        place = self._place_for_change(path)
         with as_refusal(path):
-            return self._new_attributes(self._canonical(path), kind)
+            return self._new_attributes(place, kind)
 
     def _new_attributes(self, path: str, kind: Kind) -> Attributes:
         directory = parent_of(path)

@@ -188,7 +188,7 @@ def plan(
         recipe = found or parse_recipe((HEAD + recipe).encode(), "recipe.toml")
     boot = root.with_name("boot")
     known = tuple((uuids or {}).items())
-    trees = KnownTrees(root, boot if boot.is_dir() else None, payload or root, (), known)
+    trees = KnownTrees(root, boot if boot.is_dir() else None, payload or root, known=known)
     warnings: list[str] = []
     with open_world(trees, recipe.name) as world, trees.payload() as tree:
         evaluate(recipe, settings or {}, PayloadDirectory(tree, ""), world, warnings)

@@ -209,6 +209,14 @@ def test_what_the_root_mounts_is_found_by_its_fstab(folder: Path) -> None:
     assert "vda4 is encrypted" in reasons["var/secret"]
 
 
+def test_what_is_mounted_at_root_s_home_is_not_the_root(folder: Path) -> None:
+    make_root(folder, "vda1", "UUID=vda-1 / ext4\nUUID=vda-2 /root ext4\n")
+    found = find_linux(make_storage(folder, make_disk("vda", "ext4", "ext4")), None)
+    assert found.file_systems["root"].name == "vda1"
+    (home,) = [where for mount, where in found.mounts if mount == "root"]
+    assert found.file_systems[home].name == "vda2"
+
+
 def test_a_fstab_cannot_have_everything_mounted(folder: Path) -> None:
     lines = "".join(f"UUID=vda-2 /mnt/{number} ext4\n" for number in range(500))
     make_root(folder, "vda1", f"UUID=vda-1 / ext4 defaults 0 1\n{lines}")

@@ -60,7 +60,7 @@ def _guest(name: str, folder: Path) -> KnownTrees:
     write(root, "root/.profile", "")
     write(root, "etc/passwd", "root:x:0:0::/root:/bin/sh\n")
     boot = folder / "boot"
-    return KnownTrees(root, boot if boot.is_dir() else None, None, (), UUIDS)
+    return KnownTrees(root, boot if boot.is_dir() else None, None, known=UUIDS)
 
 
 def _states(trees: KnownTrees) -> list[dict[str, tuple[object, ...]]]:
