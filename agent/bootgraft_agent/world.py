@@ -38,6 +38,7 @@ from bootgraft_agent.guest_tree import (
 from bootgraft_agent.manifest import Manifest
 from bootgraft_agent.plan import BACKUPS, Step, Target, Where, sha256
 from bootgraft_agent.rollback import read_manifests
+from bootgraft_agent.room import Volume, check_room
 from bootgraft_agent.states import SELINUX, Attributes, is_alike
 from bootgraft_agent.volumes import GuestVolumes
 
@@ -323,10 +324,13 @@ class World(View):
         """Give the differences between what is there and what is wanted, in order.
 
         For each volume, that of /boot first, what is made comes before what is edited, and that
-        before what is removed; what a boot loader reads by itself comes last of all.
+        before what is removed; what a boot loader reads by itself comes last of all. Raises
+        RefusedError where that has no room.
         """
         wanted = {**self.original.changed, **self._wanted}
         steps = list(Differences(self._now, wanted, self._reasons).steps())
+        if steps:
+            self._check_room(steps)
         switches = self.switches()
         places = dict.fromkeys(["boot", "root", *(each.where for each in _targets(steps))])
         order = {where: number for number, where in enumerate(places)}
@@ -338,6 +342,13 @@ class World(View):
                 ),
             )
         )
+
+    def _check_room(self, steps: Iterable[Step]) -> None:
+        rooms = {
+            where: Volume(self._volumes.name(where), tree.room())
+            for where, tree in self._trees.items()
+        }
+        check_room(steps, rooms, boot_is_in_root=bool(self._volumes.boot_prefix))
 
     def add_switch(self, target: Target) -> None:
         """Say that a boot loader reads this file by itself, too."""
