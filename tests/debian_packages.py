@@ -26,6 +26,12 @@ def unpack(package: str, suite: str | None = None) -> Path:
     return folder
 
 
+def find_archive() -> str:
+    """Return the address of the Debian archive that this machine's first apt source names."""
+    targets = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages"]
+    return _run(targets, Path.cwd()).split()[0]
+
+
 def _download_and_unpack(package: str, folder: Path, suite: str | None) -> None:
     with tempfile.TemporaryDirectory(dir=BUILD, prefix=".unpack-") as scratch:
         # Not as the user _apt, who cannot write to the scratch folder.
@@ -41,11 +47,9 @@ def _download_and_unpack(package: str, folder: Path, suite: str | None) -> None:
 
 
 def _apt_options(suite: str, scratch: Path) -> list[str]:
-    """Let apt know another suite alone, of the archive that this machine's first source names."""
-    targets = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages"]
-    archive = _run(targets, scratch).split()[0]
+    """Let apt know another suite alone."""
     sources = scratch / "sources.list"
-    sources.write_text(f"deb [signed-by={KEYRING}] {archive} {suite} main\n")
+    sources.write_text(f"deb [signed-by={KEYRING}] {find_archive()} {suite} main\n")
     for name in ("lists/partial", "cache/archives/partial"):
         (scratch / name).mkdir(parents=True)
     settings = {

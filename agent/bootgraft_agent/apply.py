@@ -4,20 +4,37 @@ Old or new, never torn, as GRUB sees it: GRUB reads a disk without replaying its
 boot volume is opened twice. The first time everything is put beside what GRUB reads (shim,
 backups, the new menu under a temporary name); closing the volume empties its journal. The second
 time nothing is done but the rename that puts the new menu in the old one's place. Changes to the
-root file system lie between the two.
+root file system, and to others, lie between the two; each path has its old state or its new one.
 """
 
+import contextlib
+import itertools
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from bootgraft_agent import grub
+from bootgraft_agent.effects import Change as ChangeStep
+from bootgraft_agent.effects import changes, expected, targets, wanted
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.manifest import NAME, RESULT, Change, Manifest, check_run_id
-from bootgraft_agent.plan import CopyFile, Plan, Target, Where, WriteFile, sha256
+from bootgraft_agent.plan import (
+    BootCheck,
+    CopyFile,
+    CreateFile,
+    MakeDirectory,
+    MakeLink,
+    Move,
+    Plan,
+    RemoveDirectory,
+    Step,
+    Target,
+    Where,
+    WriteFile,
+)
 from bootgraft_agent.rollback import (
     describe_failure,
     read_manifests,
@@ -25,6 +42,8 @@ from bootgraft_agent.rollback import (
     undo,
     was_cut_off,
 )
+from bootgraft_agent.spool import Spool
+from bootgraft_agent.states import DirectoryState, FileState, LinkState, digest_of, matches
 from bootgraft_agent.volumes import Changed, Outcome, Progress, Volumes
 
 _log = logging.getLogger(__name__)
@@ -34,7 +53,7 @@ _CHUNK = 256 * 1024
 # Apply
 
 
-def apply_plan(plan: Plan, volumes: Volumes, run_id: str, progress: Progress) -> Outcome:
+def apply_plan(plan: Plan, volumes: Volumes, run_id: str, show: Progress) -> Outcome:
     """Carry out a plan, and read it back.
 
     A failure takes every change back: RefusedError then says that nothing was changed,
@@ -42,129 +61,309 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, progress: Progress) ->
     """
     check_run_id(run_id)
     if plan.is_done:
-        return Outcome(None, (), verify(plan, volumes))
+        return Outcome(None, (), verify(plan, (), volumes))
     manifest = _plan_manifest(plan, volumes, run_id)
+
+    def progress(text: str, done: int, total: int) -> None:
+        show(plan.masked(text), done, total)
+
     try:
-        menu = _prepare(plan, manifest, volumes, progress)
-        _write_root(plan, volumes, progress)
-        _switch_menu(plan, menu, volumes, progress)
+        with _copied_backups(plan, manifest, volumes) as copies:
+            first, *rest = _openings(plan)
+            switches = _prepare(plan, manifest, first, copies, volumes, progress)
+        for opening in rest:
+            _carry_out(opening, volumes, progress)
+        for switch in switches:
+            _switch(switch, volumes, progress)
         progress("reading everything back", 0, 0)
-        verified = verify(plan, volumes)
+        verified = verify(plan, manifest.changes, volumes)
     except (OSError, BootgraftError) as error:
         _undo(plan.backups, manifest, volumes, error)
-    changes = [_changed(change, volumes) for change in manifest.changes]
-    return Outcome(run_id, tuple(changes), verified)
+    return Outcome(run_id, tuple(_changed(each, volumes) for each in manifest.changes), verified)
 
 
 def _changed(change: Change, volumes: Volumes) -> Changed:
-    return Changed(f"{volumes.name(change.where)}:/{change.path}", change.before, change.after)
+    name = f"{volumes.name(change.where)}:/{change.path}"
+    return Changed(name, digest_of(change.before), digest_of(change.after))
+
+
+# The manifest
 
 
 def _plan_manifest(plan: Plan, volumes: Volumes, run_id: str) -> Manifest:
     with volumes.read("boot") as boot:
         earlier = read_manifests(boot, plan.backups)
-        if any(each.run_id == run_id for each in earlier):
-            raise RefusedError(f"there is already a run {run_id} on this guest; choose another id")
-        continued = [each.run_id for each in earlier if was_cut_off(each, plan.backups, boot)]
-    if earlier and all(step.target != plan.check.menu for step in _writes(plan)):
-        continued.append(earlier[-1].run_id)  # it mends what that run's menu names
-    times = _root_times(plan, volumes)
+    if any(each.run_id == run_id for each in earlier):
+        raise RefusedError(f"there is already a run {run_id} on this guest; choose another id")
     return Manifest(
         run_id=run_id,
         sequence=max((each.sequence for each in earlier), default=0) + 1,
         recipe=plan.recipe,
-        continues=tuple(dict.fromkeys(continued)),
-        changes=tuple(_plan_changes(plan, times)),
+        continues=tuple(dict.fromkeys(_find_continued(plan, earlier, volumes))),
+        changes=tuple(_plan_changes(plan, volumes)),
     )
 
 
-def _root_times(plan: Plan, volumes: Volumes) -> dict[str, int]:
-    writes = [step for step in _writes(plan) if step.target.where == "root"]
-    if not writes:
-        return {}
-    with volumes.read("root") as root:
-        return {step.target.path: root.lstat(step.target.path).st_mtime_ns for step in writes}
+def _find_continued(plan: Plan, earlier: Iterable[Manifest], volumes: Volumes) -> Iterator[str]:
+    """Give the earlier runs that this one finishes or mends: those with a recipe in common."""
+    alike = [each for each in earlier if recipe_names(each.recipe) & recipe_names(plan.recipe)]
+    for manifest in alike:
+        if was_cut_off(manifest, plan.backups, volumes):
+            yield manifest.run_id
+    yield from plan.continues
+    if plan.check is None or not alike:
+        return
+    if all(plan.check.menu not in targets(step) for step in plan.steps):
+        yield alike[-1].run_id  # it mends what that run's menu names
 
 
-def _plan_changes(plan: Plan, times: dict[str, int]) -> Iterator[Change]:
-    for number, step in enumerate(plan.steps):
-        if isinstance(step, CopyFile):
+def recipe_names(recipe: str) -> set[str]:
+    """Give the names in a plan's text of its recipes, without what identifies them."""
+    return {each.partition(":")[0] for each in recipe.split()}
+
+
+def _plan_changes(plan: Plan, volumes: Volumes) -> Iterator[Change]:
+    """Read what is there, which must be what the plan was made on."""
+    states: dict[Target, FileState | LinkState | DirectoryState | None] = {}
+    for where in _wheres(plan):
+        with volumes.read(where) as tree:
+            for _, step in changes(plan):
+                for target in targets(step):
+                    if target.where == where:
+                        _check_unchanged(step, target, tree)
+                        states[target] = tree.state(target.path)
+    for number, step in changes(plan):
+        for target in targets(step):
+            found = states[target]
             yield Change(
-                where="boot",
-                path=step.target.path,
-                before=None,
-                after=step.sha256,
-                backup=None,
-                linked=False,
-                mtime_ns=None,
-                is_menu=False,
-            )
-        elif isinstance(step, WriteFile):
-            yield Change(
-                where=step.target.where,
-                path=step.target.path,
-                before=sha256(step.before),
-                after=sha256(step.after),
-                backup=f"{number:03}",
+                where=target.where,
+                path=target.path,
+                before=found,
+                after=wanted(step, target, found),
+                backup=f"{number:03}" if isinstance(found, FileState) else None,
                 linked=False,  # as long as no backup is made
-                mtime_ns=times.get(step.target.path) if step.target.where == "root" else None,
-                is_menu=step.target == plan.check.menu,
+                is_switch=plan.is_switch(target),
             )
 
 
-def _writes(plan: Plan) -> Iterator[WriteFile]:
-    return (step for step in plan.steps if isinstance(step, WriteFile))
+def _wheres(plan: Plan) -> list[Where]:
+    return list(dict.fromkeys(each.where for step in plan.steps for each in targets(step)))
+
+
+def _check_unchanged(step: ChangeStep, target: Target, tree: Tree) -> None:
+    found, planned = tree.state(target.path), expected(step, target)
+    if matches(found, planned):
+        return
+    if planned is None:
+        raise RefusedError(f"{target} has appeared since the plan was made")
+    raise RefusedError(f"{target} has changed since the plan was made; start again")
+
+
+# Backups
+
+
+@contextlib.contextmanager
+def _copied_backups(
+    plan: Plan, manifest: Manifest, volumes: Volumes
+) -> Iterator[Mapping[str, Spool]]:
+    """Read the old files of other volumes; give them by the names of their backups.
+
+    Never are two volumes open at once: they may be parts of one file system.
+    """
+    texts = {
+        f"{number:03}": step.before for number, step in changes(plan) if isinstance(step, WriteFile)
+    }
+    with contextlib.ExitStack() as stack:
+        copies: dict[str, Spool] = {}
+        due = [each for each in manifest.changes if each.backup and not _is_beside(each, volumes)]
+        for where in dict.fromkeys(each.where for each in due if each.backup not in texts):
+            with volumes.read(where) as tree:
+                for change in due:
+                    if change.where == where and change.backup and change.backup not in texts:
+                        spool = stack.enter_context(Spool.read(tree, change.path))
+                        copies[change.backup] = spool
+        for name, text in texts.items():
+            copies[name] = stack.enter_context(Spool.hold(text))
+        yield copies
+
+
+def _is_beside(change: Change, volumes: Volumes) -> bool:
+    """Whether a file is on the file system of the backups."""
+    return change.where == "boot" or bool(volumes.boot_prefix and change.where == "root")
+
+
+def _write_backups(
+    manifest: Manifest,
+    directory: str,
+    copies: Mapping[str, Spool],
+    volumes: Volumes,
+    boot: WritableTree,
+) -> None:
+    """Keep the old files, a second name for those of the boot volume and a copy of others; then
+    the manifest.
+    """
+    kept: list[Change] = []
+    for change in manifest.changes:
+        linked = False
+        if change.backup is not None:
+            path = f"{directory}/{change.backup}"
+            linked = _is_beside(change, volumes) and boot.try_link(change.path, path)
+            if not linked:
+                _write_copy(change, path, copies, boot)
+        kept.append(replace(change, linked=linked))
+    content = replace(manifest, changes=tuple(kept)).to_bytes()
+    path = f"{directory}/{NAME}"
+    boot.rename(boot.write_temporary(path, [content], mode=0o600), path)
+
+
+def _write_copy(change: Change, path: str, copies: Mapping[str, Spool], boot: WritableTree) -> None:
+    with contextlib.ExitStack() as stack:
+        spool = copies.get(change.backup or "")
+        if spool is None:  # a file of the same volume, which has no hard links
+            spool = stack.enter_context(Spool.read(boot, change.path))
+        temporary = boot.write_temporary(path, spool.chunks(), mode=0o600)
+    if boot.digest(temporary) != digest_of(change.before):
+        boot.remove(temporary)
+        raise RefusedError(f"/{change.path} has changed since the plan was made; start again")
+    boot.rename(temporary, path)
+
+
+# Carrying out
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """Steps that are carried out while one volume is open."""
+
+    where: Where
+    steps: tuple[ChangeStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Switch:
+    """A step that is carried out alone, but for the file that was made before."""
+
+    step: ChangeStep
+    temporary: str | None
+
+
+def _openings(plan: Plan) -> list[_Opening]:
+    """Give the steps but for the switches; the first opening is the boot volume's."""
+    steps = [step for _, step in changes(plan) if not _is_switch(plan, step)]
+    groups = itertools.groupby(steps, key=lambda step: step.target.where)
+    openings = [_Opening(where, tuple(group)) for where, group in groups]
+    if not openings or openings[0].where != "boot":
+        openings.insert(0, _Opening("boot", ()))
+    return openings
+
+
+def _is_switch(plan: Plan, step: Step) -> bool:
+    return any(each.where == "boot" and plan.is_switch(each) for each in targets(step))
 
 
 def _prepare(
-    plan: Plan, manifest: Manifest, volumes: Volumes, progress: Progress
-) -> tuple[str, str] | None:
-    """Put all but the menu's rename on the boot volume; give the menu's temporary and own path."""
+    plan: Plan,
+    manifest: Manifest,
+    opening: _Opening,
+    copies: Mapping[str, Spool],
+    volumes: Volumes,
+    progress: Progress,
+) -> list[_Switch]:
+    """Put all but the switches' renames on the boot volume; give the switches."""
     directory = f"{plan.backups}/{manifest.run_id}"
     with volumes.write("boot") as boot:
-        for parent in {parent_of(plan.backups), parent_of(plan.check.menu.path)}:
-            boot.remove_temporaries(parent)
+        switched = [step for _, step in changes(plan) if _is_switch(plan, step)]
+        _tidy(boot, {parent_of(plan.backups), *_parents((*switched, *opening.steps))})
         if boot.is_directory(plan.backups):
             remove_orphans(plan.backups, boot)
         boot.make_directory(plan.backups)
         boot.make_directory(directory)
         progress(f"backing up to {volumes.name('boot')}:/{directory}", 0, 0)
-        _write_backups(plan, manifest, directory, boot)
-        for step in plan.steps:
-            if isinstance(step, CopyFile):
-                _copy(step, boot, volumes, progress)
-        menu = None
-        for write in _writes(plan):
-            if write.target == plan.check.menu:
-                menu = boot.write_temporary(
-                    write.target.path, [write.after], like=write.target.path
-                )
-            elif write.target.where == "boot":
-                _write(write, boot, progress)
-    return (menu, plan.check.menu.path) if menu else None
+        _write_backups(manifest, directory, copies, volumes, boot)
+        for step in opening.steps:
+            _do(step, boot, volumes, progress)
+        return [_Switch(step, _make(step, boot, volumes, progress)) for step in switched]
 
 
-def _write_backups(plan: Plan, manifest: Manifest, directory: str, boot: WritableTree) -> None:
-    """Keep the old files, a second name for those of the boot volume and a copy of others; then
-    the manifest.
-    """
-    before = {(step.target.where, step.target.path): step.before for step in _writes(plan)}
-    changes: list[Change] = []
-    for change in manifest.changes:
-        linked = False
-        if change.backup is not None:
-            path = f"{directory}/{change.backup}"
-            linked = change.where == "boot" and boot.try_link(change.path, path)
-            if not linked:
-                content = before[change.where, change.path]
-                boot.rename(boot.write_temporary(path, [content], mode=0o600), path)
-        changes.append(replace(change, linked=linked))
-    content = replace(manifest, changes=tuple(changes)).to_bytes()
-    path = f"{directory}/{NAME}"
-    boot.rename(boot.write_temporary(path, [content], mode=0o600), path)
+def _carry_out(opening: _Opening, volumes: Volumes, progress: Progress) -> None:
+    with volumes.write(opening.where) as tree:
+        _tidy(tree, _parents(opening.steps))
+        for step in opening.steps:
+            _do(step, tree, volumes, progress)
 
 
-def _copy(step: CopyFile, boot: WritableTree, volumes: Volumes, progress: Progress) -> None:
+def _switch(switch: _Switch, volumes: Volumes, progress: Progress) -> None:
+    """Put the new menu in the old one's place: the one write that GRUB can see."""
+    progress(switch.step.describe(), 0, 0)
+    with volumes.write("boot") as boot:
+        _check_targets(switch.step, boot)
+        _put(switch.step, switch.temporary, boot)
+
+
+def _parents(steps: Iterable[ChangeStep]) -> set[str]:
+    return {parent_of(target.path) for step in steps for target in targets(step)}
+
+
+def _tidy(tree: WritableTree, directories: Iterable[str]) -> None:
+    """Remove what an earlier run that was cut off left unfinished."""
+    for directory in sorted(directories):
+        if tree.is_directory(directory):
+            tree.remove_temporaries(directory)
+
+
+def _do(step: ChangeStep, tree: WritableTree, volumes: Volumes, progress: Progress) -> None:
+    progress(step.describe(), 0, 0)
+    _check_targets(step, tree)
+    temporary = _make(step, tree, volumes, progress)
+    if isinstance(step, CopyFile):  # that took its time
+        try:
+            _check_targets(step, tree)
+        except RefusedError:
+            tree.remove(temporary or "")
+            raise
+    _put(step, temporary, tree)
+
+
+def _check_targets(step: ChangeStep, tree: Tree) -> None:
+    for target in targets(step):
+        _check_unchanged(step, target, tree)
+
+
+def _make(step: ChangeStep, tree: WritableTree, volumes: Volumes, progress: Progress) -> str | None:
+    """Make what is to stand at a step's path, whole, under a temporary name beside it."""
+    path = step.target.path
+    if isinstance(step, CopyFile):
+        return _copy(step, tree, volumes, progress)
+    if isinstance(step, WriteFile):
+        if step.attributes is not None:
+            return tree.write_temporary(path, [step.after], attributes=step.attributes)
+        return tree.write_temporary(path, [step.after], like=path)
+    temporary = None
+    if isinstance(step, CreateFile):
+        temporary = tree.write_temporary(path, [step.content], attributes=step.attributes)
+    elif isinstance(step, MakeLink):
+        temporary = tree.make_temporary_link(path, step.text, step.attributes)
+    elif isinstance(step, MakeDirectory) and step.before is None:
+        temporary = tree.make_temporary_directory(path, step.attributes)
+    return temporary
+
+
+def _put(step: ChangeStep, temporary: str | None, tree: WritableTree) -> None:
+    """Do a step's last and one visible change."""
+    path = step.target.path
+    if temporary is not None:
+        tree.rename(temporary, path)
+    elif isinstance(step, MakeDirectory):
+        tree.set_directory_attributes(path, step.attributes)
+    elif isinstance(step, Move):
+        tree.move(path, step.to.path)
+    elif isinstance(step, RemoveDirectory):
+        tree.remove_directory(path)
+    else:
+        tree.remove(path)
+
+
+def _copy(step: CopyFile, tree: WritableTree, volumes: Volumes, progress: Progress) -> str:
     def chunks(fd: int) -> Iterator[bytes]:
         done = 0
         while chunk := os.read(fd, _CHUNK):
@@ -173,51 +372,13 @@ def _copy(step: CopyFile, boot: WritableTree, volumes: Volumes, progress: Progre
             yield chunk
 
     with volumes.payload() as payload, payload.open_file(step.source) as source:
-        temporary = boot.write_temporary(step.target.path, chunks(source))
-    if boot.digest(temporary) != step.sha256:
-        boot.remove(temporary)
+        temporary = tree.write_temporary(
+            step.target.path, chunks(source), attributes=step.attributes
+        )
+    if tree.digest(temporary) != step.sha256:
+        tree.remove(temporary)
         raise RefusedError(f"{step.source} of the payload changed while it was copied")
-    if boot.digest(step.target.path) is not None:
-        boot.remove(temporary)
-        raise RefusedError(f"{step.target} has appeared since the plan was made")
-    boot.rename(temporary, step.target.path)
-
-
-def _write(step: WriteFile, tree: WritableTree, progress: Progress) -> None:
-    progress(step.describe(), 0, 0)
-    _check_unchanged(step, tree)
-    path = step.target.path
-    tree.rename(tree.write_temporary(path, [step.after], like=path), path)
-
-
-def _check_unchanged(step: WriteFile, tree: Tree) -> None:
-    path = step.target.path
-    # Of a link only its target would be what the plan saw, and the link would be replaced.
-    if tree.digest(path) != sha256(step.before) or tree.resolve(path) != path:
-        raise RefusedError(f"{step.target} has changed since the plan was made; start again")
-
-
-def _write_root(plan: Plan, volumes: Volumes, progress: Progress) -> None:
-    writes = [step for step in _writes(plan) if step.target.where == "root"]
-    if not writes:
-        return
-    with volumes.write("root") as root:
-        for step in writes:
-            root.remove_temporaries(parent_of(step.target.path))
-            _write(step, root, progress)
-
-
-def _switch_menu(
-    plan: Plan, menu: tuple[str, str] | None, volumes: Volumes, progress: Progress
-) -> None:
-    """Put the new menu in the old one's place: the one write that GRUB can see."""
-    if menu is None:
-        return
-    step = next(each for each in _writes(plan) if each.target == plan.check.menu)
-    progress(step.describe(), 0, 0)
-    with volumes.write("boot") as boot:
-        _check_unchanged(step, boot)
-        boot.rename(*menu)
+    return temporary
 
 
 def _undo(backups: str, manifest: Manifest, volumes: Volumes, error: Exception) -> None:
@@ -250,38 +411,46 @@ def keep_result(backups: str, volumes: Volumes, run_id: str, content: bytes) -> 
 # Verify
 
 
-def verify(plan: Plan, volumes: Volumes) -> tuple[str, ...]:
+def verify(plan: Plan, done: Iterable[Change], volumes: Volumes) -> tuple[str, ...]:
     """Read back what the plan promised, from a fresh look at the disk; say each thing found.
 
     Raises RefusedError for the first thing that is not as it should be.
     """
-    with volumes.read("boot") as boot:
-        found = [*_verify_files(plan, "boot", boot), *_verify_menu(plan, boot)]
-    if any(_wanted(plan, "root")):
-        with volumes.read("root") as root:
-            found += _verify_files(plan, "root", root)
+    by_volume: dict[Where, list[Change]] = {"boot": []} if plan.check else {}
+    for change in done:
+        by_volume.setdefault(change.where, []).append(change)
+    found: list[str] = []
+    for where in sorted(by_volume, key=lambda each: each != "boot"):
+        with volumes.read(where) as tree:
+            found += _verify_changes(by_volume[where], volumes.name(where), tree)
+            if where == "boot" and plan.check is not None:
+                found += _verify_menu(plan.check, tree)
     return tuple(found)
 
 
-def _verify_files(plan: Plan, where: Where, tree: Tree) -> Iterator[str]:
-    for target, digest in _wanted(plan, where):
-        if tree.digest(target.path) != digest:
-            raise RefusedError(f"{target} did not read back as it was written")
-        yield f"{target} has SHA-256 {digest}"
+def _verify_changes(done: Iterable[Change], volume: str, tree: Tree) -> Iterator[str]:
+    for change in done:
+        name = f"{volume}:/{change.path}"
+        if not matches(tree.state(change.path), change.after):
+            raise RefusedError(f"{name} did not read back as it was written")
+        if isinstance(change.after, FileState):
+            yield f"{name} has SHA-256 {change.after.sha256}"
+        else:
+            yield f"{name} is {_in_words(change)}"
 
 
-def _wanted(plan: Plan, where: Where) -> Iterator[tuple[Target, str]]:
-    for step in plan.steps:
-        if isinstance(step, CopyFile | WriteFile) and step.target.where == where:
-            yield step.target, step.sha256 if isinstance(step, CopyFile) else sha256(step.after)
+def _in_words(change: Change) -> str:
+    if isinstance(change.after, LinkState):
+        return f"a link to {change.after.text}"
+    return "a directory" if change.after is not None else "gone"
 
 
-def _verify_menu(plan: Plan, boot: Tree) -> Iterator[str]:
-    menu = grub.parse_menu(boot.read(plan.check.menu.path, MAX_TEXT))
-    if menu.default != plan.check.entry or plan.check.entry >= len(menu.entries):
-        raise RefusedError(f"{plan.check.menu}: the default is not the new entry")
-    yield f"{plan.check.menu}: entry {menu.default} is the default"
-    for target in plan.check.files:
+def _verify_menu(check: BootCheck, boot: Tree) -> Iterator[str]:
+    menu = grub.parse_menu(boot.read(check.menu.path, MAX_TEXT))
+    if menu.default != check.entry or check.entry >= len(menu.entries):
+        raise RefusedError(f"{check.menu}: the default is not the new entry")
+    yield f"{check.menu}: entry {menu.default} is the default"
+    for target in check.files:
         if not boot.is_file(target.path):
             raise RefusedError(f"{target}, which the new entry names, is not there")
         yield f"{target} is there"

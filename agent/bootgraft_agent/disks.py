@@ -59,6 +59,8 @@ class Partition:
     fs_type: str | None
     label: str | None
     uuid: str | None
+    entry_uuid: str | None = None  # the partition's own, of its table: PARTUUID
+    entry_name: str | None = None  # GPT's name of it: PARTLABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ class BlockDevice:
     def text(self, name: str) -> str | None:
         r"""Give a property of udev's; those named _ENC have unsafe bytes written as \xHH."""
         value = self.properties.get(name)
-        return _decode_udev_text(value) if value else None
+        return decode_udev_text(value) if value else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +381,8 @@ def _describe_partition(
         fs_type=node.text("ID_FS_TYPE") if node else None,
         label=node.text("ID_FS_LABEL_ENC") if node else None,
         uuid=node.text("ID_FS_UUID_ENC") if node else None,
+        entry_uuid=node.text("ID_PART_ENTRY_UUID") if node else None,
+        entry_name=node.text("ID_PART_ENTRY_NAME") if node else None,
     )
 
 
@@ -434,7 +438,8 @@ def _read_subsystem(directory: Path) -> str | None:
         return None
 
 
-def _decode_udev_text(text: str) -> str:
+def decode_udev_text(text: str) -> str:
+    r"""Give a property of udev's whose name ends in _ENC, with unsafe bytes written as \xHH."""
     escaped = text.encode(errors="surrogateescape")
     plain = re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes.fromhex(match[1].decode()), escaped)
     return plain.decode(errors="backslashreplace")

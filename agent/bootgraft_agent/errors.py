@@ -12,7 +12,14 @@ class RefusedError(BootgraftError):
 
 
 class AmbiguousError(RefusedError):
-    """Several candidates fit; the message names them and the option that chooses."""
+    """Several candidates fit; the message names them and the option that chooses.
+
+    `candidates` are values of that option, as far as they are to be offered for a choice.
+    """
+
+    def __init__(self, message: str, candidates: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.candidates = candidates
 
 
 class OccupiedError(RefusedError):

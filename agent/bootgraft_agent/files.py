@@ -20,6 +20,16 @@ from types import TracebackType
 from typing import Self
 
 from bootgraft_agent.errors import RefusedError
+from bootgraft_agent.states import (
+    MAX_XATTR,
+    MAX_XATTRS,
+    SELINUX,
+    Attributes,
+    DirectoryState,
+    FileState,
+    LinkState,
+    State,
+)
 
 MAX_LINKS = 40  # as Linux has it
 MAX_NAMES = 100_000  # names read of one directory
@@ -225,6 +235,48 @@ class Tree:
                 digest.update(chunk)
         return digest.hexdigest()
 
+    def attributes(self, path: str) -> Attributes:
+        """Give owner, mode and extended attributes of a path; its last component is not followed.
+
+        Raises RefusedError for more or longer ones than Linux gives a file.
+        """
+        status = self.lstat(path)
+        if not path.strip("/"):
+            xattrs = _read_xattrs(f"/proc/self/fd/{self._fd}/.", path)
+        else:
+            with self.parent(path) as (fd, name):
+                xattrs = _read_xattrs(f"/proc/self/fd/{fd}/{name}", path)
+        mode = 0o777 if stat.S_ISLNK(status.st_mode) else stat.S_IMODE(status.st_mode)
+        return Attributes(mode, status.st_uid, status.st_gid, xattrs)
+
+    def read_link(self, path: str) -> str:
+        """Give the text of a link."""
+        with self.parent(path) as (fd, name):
+            return os.readlink(name, dir_fd=fd)
+
+    def state(self, path: str) -> State:
+        """Say what stands at a path; neither it nor its directory may be reached by a link.
+
+        Raises RefusedError for a device, FIFO or socket, a file of more than MAX_DIGEST bytes, and
+        where a directory of the path is a link.
+        """
+        parent = parent_of(path)
+        try:
+            if self.resolve(parent) != parent:
+                raise RefusedError(f"/{parent} is or goes through a link, where none was")
+            status = self.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        attributes = self.attributes(path)
+        if stat.S_ISLNK(status.st_mode):
+            return LinkState(self.read_link(path), attributes, status.st_mtime_ns)
+        if stat.S_ISDIR(status.st_mode):
+            return DirectoryState(attributes)
+        digest = self.digest(path)
+        if digest is None:
+            return None
+        return FileState(digest, status.st_size, attributes, status.st_mtime_ns)
+
     def room(self, path: str = "") -> Room:
         """Say what is left on the file system that holds a directory."""
         resolved = self.resolve(path)
@@ -260,13 +312,14 @@ class WritableTree(Tree):
         content: Iterable[bytes],
         *,
         like: str | None = None,
+        attributes: Attributes | None = None,
         mode: int = 0o644,
         mtime_ns: int | None = None,
     ) -> str:
         """Write a complete file under a temporary name beside `path`, and give that name.
 
-        Owner, mode and extended attributes are those of the file `like`; without
-        one it belongs to root and has `mode`.
+        Owner, mode and extended attributes are those given, or those of the file `like`; without
+        either it belongs to root and has `mode`.
         """
         temporary = temporary_beside(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -275,7 +328,9 @@ class WritableTree(Tree):
             try:
                 for chunk in content:
                     _write_all(fd, chunk)
-                if like is None:
+                if attributes is not None:
+                    _set_attributes(fd, attributes)
+                elif like is None:
                     os.fchmod(fd, mode)
                 else:
                     with self.open_file(like) as model:
@@ -296,6 +351,59 @@ class WritableTree(Tree):
         with self.parent(path) as (fd, name):
             os.rename(name, onto.rpartition("/")[2], src_dir_fd=fd, dst_dir_fd=fd)
             os.fsync(fd)
+
+    def move(self, path: str, to: str) -> None:
+        """Give a file or a link another name, in whatever directory of the same file system.
+
+        Raises FileExistsError where something has that name.
+        """
+        with self.parent(path) as (source, name), self.parent(to) as (target, new_name):
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(new_name, dir_fd=target, follow_symlinks=False)
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), to)
+            os.rename(name, new_name, src_dir_fd=source, dst_dir_fd=target)
+            os.fsync(target)
+            os.fsync(source)
+
+    def make_temporary_link(
+        self, path: str, text: str, attributes: Attributes, mtime_ns: int | None = None
+    ) -> str:
+        """Make a symbolic link under a temporary name beside `path`, and give that name."""
+        temporary = temporary_beside(path)
+        with self.parent(temporary) as (fd, name):
+            os.symlink(text, name, dir_fd=fd)
+            try:
+                os.chown(name, attributes.uid, attributes.gid, dir_fd=fd, follow_symlinks=False)
+                _set_xattrs(f"/proc/self/fd/{fd}/{name}", attributes)
+                if mtime_ns is not None:
+                    times = (mtime_ns, mtime_ns)
+                    os.utime(name, ns=times, dir_fd=fd, follow_symlinks=False)
+            except BaseException:
+                os.unlink(name, dir_fd=fd)
+                raise
+            os.fsync(fd)
+        return temporary
+
+    def make_temporary_directory(self, path: str, attributes: Attributes) -> str:
+        """Make a directory under a temporary name beside `path`, and give that name."""
+        temporary = temporary_beside(path)
+        with self.parent(temporary) as (fd, name):
+            os.mkdir(name, 0o700, dir_fd=fd)
+            try:
+                with _opened_directory(fd, name) as made:
+                    _set_attributes(made, attributes)
+                    os.fsync(made)
+            except BaseException:
+                os.rmdir(name, dir_fd=fd)
+                raise
+            os.fsync(fd)
+        return temporary
+
+    def set_directory_attributes(self, path: str, attributes: Attributes) -> None:
+        """Give a directory that exists these attributes."""
+        with self.parent(path) as (fd, name), _opened_directory(fd, name) as directory:
+            _set_attributes(directory, attributes)
+            os.fsync(directory)
 
     def try_link(self, path: str, to: str) -> bool:
         """Give a file a second name (a hard link); False where the file system has none."""
@@ -322,9 +430,23 @@ class WritableTree(Tree):
     def remove_temporaries(self, directory: str) -> None:
         """Remove what an interrupted write left in a directory."""
         for name in self.names(directory):
+            if not name.startswith(TEMPORARY):
+                continue
             path = f"{directory}/{name}"
-            if name.startswith(TEMPORARY) and stat.S_ISREG(self.lstat(path).st_mode):
+            mode = self.lstat(path).st_mode
+            if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
                 self.remove(path)
+            elif stat.S_ISDIR(mode) and not self.names(path):
+                self.remove_directory(path)
+
+
+@contextlib.contextmanager
+def _opened_directory(parent: int, name: str) -> Iterator[int]:
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def read_chunks(fd: int, limit: int) -> Iterator[bytes]:
@@ -349,6 +471,45 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _read_xattrs(path: str, name: str) -> tuple[tuple[str, str], ...]:
+    """Read the extended attributes of a path of ours that leads to one file, and no further."""
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return ()
+        raise
+    if len(names) > MAX_XATTRS:
+        raise RefusedError(f"/{name} has {len(names)} extended attributes")
+    found = [(each, os.getxattr(path, each, follow_symlinks=False).hex()) for each in names]
+    if any(len(value) > 2 * MAX_XATTR for _, value in found):
+        raise RefusedError(f"/{name} has an extended attribute that is too long")
+    return tuple(sorted(found))
+
+
+def _set_attributes(fd: int, attributes: Attributes) -> None:
+    """Give an open file or directory these attributes and no others."""
+    os.fchown(fd, attributes.uid, attributes.gid)
+    os.fchmod(fd, attributes.mode)
+    _set_xattrs(fd, attributes)
+
+
+def _set_xattrs(place: int | str, attributes: Attributes) -> None:
+    follow = {} if isinstance(place, int) else {"follow_symlinks": False}
+    wanted = dict(attributes.xattrs)
+    try:
+        found = os.listxattr(place, **follow)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP and not wanted:
+            return
+        raise
+    for name in found:
+        if name not in wanted and name != SELINUX:  # which a system may give every file
+            os.removexattr(place, name, **follow)
+    for name, value in wanted.items():
+        os.setxattr(place, name, bytes.fromhex(value), **follow)
 
 
 def _copy_attributes(source: int, target: int) -> None:

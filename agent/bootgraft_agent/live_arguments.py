@@ -16,6 +16,12 @@ def add_arguments(name: str, parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--boot-partition", metavar="hda1", help="where several file systems hold GRUB's files"
     )
+    parser.add_argument(
+        "--root-partition", metavar="vda2", help="where several file systems hold a Linux system"
+    )
+    parser.add_argument(
+        "--recipe", metavar="NAMES", help="recipes, separated by commas, instead of the payload's"
+    )
     if name in {"inspect", "plan", "graft"}:
         parser.add_argument("--kernel", metavar="NAME", help="the Xen kernel to graft")
         parser.add_argument("--shim", metavar="NAME", help="the shim to load, by its file name")

@@ -1,42 +1,55 @@
 """The manifest of one run: which files it changes, from what to what, and where the backups are.
 
 It lies beside the backups on the boot volume, is written before the first change, and says by
-hashes alone how far a run came: each file is as before, as after, or changed by somebody else.
+states alone how far a run came: each path is as before, as after, or changed by somebody else.
 """
 
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 from bootgraft_agent.errors import InvalidRequestError, RefusedError
 from bootgraft_agent.plan import Where
+from bootgraft_agent.states import State, parse_state, state_json
 from bootgraft_agent.wire import JSON
 
 _Value = TypeVar("_Value")
 
 NAME = "manifest.json"
 RESULT = "result.json"  # beside it, where no controller keeps the result
-MAX_SIZE = 1024 * 1024
-VERSION = 1
+MAX_SIZE = 16 * 1024 * 1024
+VERSION = 2
 _RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_WHERE = re.compile(r"[^/\0]+(?:/[^/\0]+)*")
+_KEYS = {"where", "path", "before", "after", "backup", "linked", "is_switch"}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One file that a run changes; SHA-256 before and after, None where there is no file."""
+    """One path that a run changes, and what is there before and after."""
 
     where: Where
     path: str
-    before: str | None
-    after: str
-    backup: str | None  # its name in the run's directory
+    before: State
+    after: State
+    backup: str | None  # of a file: its name in the run's directory
     linked: bool  # the backup is a second name of the old file itself
-    mtime_ns: int | None  # time of the old file's last change, where the backup is a copy
-    is_menu: bool
+    is_switch: bool  # a boot loader reads it at any instant: the menu
+
+    def to_json(self) -> JSON:
+        """Give it as data."""
+        return {
+            "where": self.where,
+            "path": self.path,
+            "before": state_json(self.before),
+            "after": state_json(self.after),
+            "backup": self.backup,
+            "linked": self.linked,
+            "is_switch": self.is_switch,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,15 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Give the manifest's file."""
-        return (json.dumps({"version": VERSION} | asdict(self), indent=1) + "\n").encode()
+        values: JSON = {
+            "version": VERSION,
+            "run_id": self.run_id,
+            "sequence": self.sequence,
+            "recipe": self.recipe,
+            "continues": list(self.continues),
+            "changes": [each.to_json() for each in self.changes],
+        }
+        return (json.dumps(values, indent=1) + "\n").encode()
 
 
 def check_run_id(run_id: str) -> str:
@@ -86,7 +107,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
 def _parse_change(values: Mapping[str, JSON]) -> Change:
     """Check one change; raises KeyError, TypeError or ValueError."""
-    if set(values) != {field.name for field in fields(Change)}:
+    if set(values) != _KEYS:
         raise ValueError(f"a change has the keys {sorted(values)}")
     backup = _optional(values["backup"], str)
     if backup is not None:
@@ -94,21 +115,19 @@ def _parse_change(values: Mapping[str, JSON]) -> Change:
     return Change(
         where=_where(values["where"]),
         path=_path(values["path"]),
-        before=None if values["before"] is None else _hash(values["before"]),
-        after=_hash(values["after"]),
+        before=parse_state(values["before"]),
+        after=parse_state(values["after"]),
         backup=backup,
         linked=_typed(values["linked"], bool),
-        mtime_ns=_time(values["mtime_ns"]),
-        is_menu=_typed(values["is_menu"], bool),
+        is_switch=_typed(values["is_switch"], bool),
     )
 
 
-def _where(value: object) -> Where:
-    if value == "boot":
-        return "boot"
-    if value == "root":
-        return "root"
-    raise ValueError(f"a change is in {value!r}")
+def _where(value: JSON) -> Where:
+    text = _typed(value, str)
+    if not _WHERE.fullmatch(text):
+        raise ValueError(f"a change is in {text!r}")
+    return text
 
 
 def _typed(value: object, kind: type[_Value]) -> _Value:
@@ -126,18 +145,4 @@ def _path(value: object) -> str:
     if not text or "\0" in text:
         raise ValueError(f"{text!r} is no path")
     os.fsencode(text)  # raises ValueError for what no file name holds
-    return text
-
-
-def _time(value: object) -> int | None:
-    time = _optional(value, int)
-    if time is not None and not 0 <= time < 1 << 62:
-        raise ValueError(f"{time} is no time of a file")
-    return time
-
-
-def _hash(value: object) -> str:
-    text = _typed(value, str)
-    if not _SHA256.fullmatch(text):
-        raise ValueError(f"{text!r} is no SHA-256")
     return text

@@ -19,7 +19,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,8 @@ _DRIVERS = {
     "vfat": ("vfat", ""),
 }
 DISK_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "reiserfs", "jfs"})
+# A guest may have these, too, but not its root.
+GUEST_FILE_SYSTEMS = DISK_FILE_SYSTEMS | {"vfat"}
 DVD_FILE_SYSTEMS = ("iso9660", "udf")
 STICK_FILE_SYSTEMS = frozenset({*DVD_FILE_SYSTEMS, "vfat"})
 
@@ -70,10 +72,16 @@ class CommandError(BootgraftError):
     """A program failed; the message has its arguments, status and output."""
 
 
-def run(argv: Sequence[str], timeout: float = COMMAND_TIMEOUT, *, good: int = 0) -> str:
+def run(
+    argv: Sequence[str],
+    timeout: float = COMMAND_TIMEOUT,
+    *,
+    good: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Run a program without a terminal; give its output. Raises CommandError.
 
-    `good` is the highest exit status that is no failure.
+    `good` is the highest exit status that is no failure; `environment` is added to ours.
     """
     _log.debug("running %s", argv)
     try:
@@ -85,6 +93,7 @@ def run(argv: Sequence[str], timeout: float = COMMAND_TIMEOUT, *, good: int = 0)
             check=False,
             text=True,
             errors="backslashreplace",
+            env=None if environment is None else {**os.environ, **environment},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"cannot run {' '.join(argv)}: {error}") from error
@@ -225,14 +234,19 @@ def _size(device: Path) -> int:
 
 
 @contextlib.contextmanager
-def mounted(device: Path, fs_type: str, name: str, *, writable: bool = False) -> Iterator[Path]:
+def mounted(
+    device: Path, fs_type: str, name: str, *, writable: bool = False, subvolume: int | None = None
+) -> Iterator[Path]:
     """Mount a file system, nosuid, nodev and noexec, and unmount it; `name` is for people.
 
-    Raises RefusedError for a type that is not known here, or where the kernel refuses it.
+    `subvolume` is the number of one of btrfs; without it the default one is mounted. Raises
+    RefusedError for a type that is not known here, or where the kernel refuses it.
     """
     if fs_type not in _DRIVERS:
         raise RefusedError(f"{name}: file systems of type {fs_type} are not read")
     driver, options = _DRIVERS[fs_type]
+    if subvolume is not None:
+        options = f"subvolid={subvolume}"
     WORK.mkdir(mode=0o700, exist_ok=True)
     place = Path(tempfile.mkdtemp(dir=WORK, prefix="mount-"))
     try:
@@ -271,9 +285,11 @@ def _unmount(place: Path) -> None:
 
 
 @contextlib.contextmanager
-def mounted_view(device: Path, fs_type: str, name: str) -> Iterator[Path]:
+def mounted_view(
+    device: Path, fs_type: str, name: str, *, subvolume: int | None = None
+) -> Iterator[Path]:
     """Mount a file system to look at it, as it is after its journal; the disk is not written."""
-    with view(device) as copy, mounted(copy, fs_type, name) as place:
+    with view(device) as copy, mounted(copy, fs_type, name, subvolume=subvolume) as place:
         yield place
 
 
@@ -291,18 +307,23 @@ def mounted_dvd(device: Path, name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def mounted_for_writing(disk: Path, device: Path, fs_type: str, name: str) -> Iterator[Path]:
-    """Mount a file system to write to it; afterwards its journal is empty, and it is read-only."""
+def mounted_for_writing(
+    below: Sequence[Path], device: Path, fs_type: str, name: str, *, subvolume: int | None = None
+) -> Iterator[Path]:
+    """Mount a file system to write to it; afterwards its journal is empty, and it is read-only.
+
+    `below` are the disks, and of a logical volume the physical ones, that hold the device.
+    """
     hold_clock_back(device)
-    set_read_only(disk, read_only=False)
-    set_read_only(device, read_only=False)
     try:
-        with mounted(device, fs_type, name, writable=True) as place:
+        for each in (*below, device):
+            set_read_only(each, read_only=False)
+        with mounted(device, fs_type, name, writable=True, subvolume=subvolume) as place:
             yield place
         _flush(device)
     finally:
-        set_read_only(device, read_only=True)
-        set_read_only(disk, read_only=True)
+        for each in (device, *reversed(below)):
+            set_read_only(each, read_only=True)
 
 
 def _flush(device: Path) -> None:

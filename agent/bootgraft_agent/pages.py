@@ -19,13 +19,19 @@ BACK = "back"
 
 # What the options of the command line are called at the console.
 LABELS = {
+    "recipe": "Recipes, instead of the payload's",
+    "root_partition": "Root partition",
     "boot_partition": "Boot partition",
     "kernel": "Kernel",
     "shim": "Shim",
     "shim_args": "Arguments for the shim",
     "guest_disk": "Name of the first disk",
 }
-_OPTION = re.compile(r"--(boot-partition|kernel|shim-args|shim|guest-disk)\b")
+_OPTION = re.compile(r"--(recipe|root-partition|boot-partition|kernel|shim-args|shim|guest-disk)\b")
+_GUEST_DISKS = {
+    "hda": "hda: kernels with the old IDE drivers (RHEL 5, SLES 10)",
+    "sda": "sda: newer kernels (SLES 11, Ubuntu 8.04)",
+}
 _GIB, _MIB = 1 << 30, 1 << 20
 
 
@@ -75,12 +81,14 @@ def overview(
     """Say what was found; every way through the console starts here."""
     problem = found["problem"]
     guest = _mapping(found["facts"]).get("guest")
+    linux = _mapping(_mapping(found["facts"]).get("linux"))
     body = [*(f"Note: {each}" for each in problems), *_state(found), ""]
-    body += [*_disk_lines(found), *_guest_lines(guest), *_chosen_lines(options)]
+    body += [*_disk_lines(found), *_guest_lines(guest), *_linux_lines(linux)]
+    body += _chosen_lines(options)
     choices = {
         "plan": "Show the plan, then graft this machine",
-        "payload": "Wait for the DVD with the shim",
-        "choose": "Choose the boot partition, kernel, shim",
+        "payload": "Wait for the DVD with the shim or recipes",
+        "choose": "Choose the boot partition, root partition, recipe, kernel, shim",
         "rollback": "Take a graft back",
         "again": "Look at the machine again",
         "shell": "Root shell",
@@ -88,7 +96,7 @@ def overview(
         "off": "Switch the machine off",
     }
     has_payload = isinstance(guest, Mapping) and guest.get("payload") is not None
-    if has_payload or guest is None:
+    if has_payload or problem is None or (guest is None and linux.get("root") is None):
         del choices["payload"]
     if problem is not None:
         del choices["plan"]
@@ -150,6 +158,18 @@ def _guest_lines(guest: JSON) -> Iterator[str]:
         payload = _mapping(guest["payload"])
         names = ", ".join(str(file["name"]) for file in mappings(payload["files"]))
         yield f"Payload: {payload['name']} with {names}"
+
+
+def _linux_lines(linux: Mapping[str, JSON]) -> Iterator[str]:
+    if linux.get("root") is None:
+        return
+    words = [linux.get("distribution"), linux.get("version"), linux.get("architecture")]
+    known = " ".join(str(word) for word in words if word) or "unknown"
+    yield f"Linux system: {known}, boot loader {linux.get('boot_loader')}"
+    for mount, name in _mapping(linux.get("volumes")).items():
+        yield f"  {mount} is on {name}"
+    for mount, reason in _mapping(linux.get("absent")).items():
+        yield f"  {mount} cannot be changed: {reason}"
 
 
 def _chosen_lines(options: Options) -> Iterator[str]:
@@ -259,32 +279,50 @@ def choose_page(options: Options) -> Page:
 def candidates(name: str, found: Mapping[str, JSON]) -> dict[str, str]:
     """Give what an option can be set to, by what was found; each with words for it."""
     facts = _mapping(found["facts"])
-    guest = facts.get("guest")
-    if name == "boot_partition":
-        return {
-            str(part["name"]): f"{part['name']}: {_size(part['size'])} {part['fs_type']}"
-            + (f" label {part['label']}" if part["label"] else "")
-            for disk in mappings(facts.get("disks"))
-            for part in mappings(disk["partitions"])
-            if part["fs_type"] in DISK_FILE_SYSTEMS
-        }
-    if name == "guest_disk":
-        return {
-            "hda": "hda: kernels with the old IDE drivers (RHEL 5, SLES 10)",
-            "sda": "sda: newer kernels (SLES 11, Ubuntu 8.04)",
-        }
-    if not isinstance(guest, Mapping):
-        return {}
-    if name == "kernel":
-        found_kernels = [each for each in mappings(guest["kernels"]) if each["xen"]]
-        return {str(each["path"]).strip("/"): str(each["path"]) for each in found_kernels}
-    payload = guest["payload"]
-    files = mappings(payload["files"]) if isinstance(payload, Mapping) else ()
+    guest = _mapping(facts.get("guest"))
+    match name:
+        case "recipe":
+            return _ready_recipes()
+        case "root_partition":
+            linux = _mapping(facts.get("linux"))
+            root = [str(linux["root"])] if linux.get("root") else []
+            known = _texts(linux.get("candidates")) or root
+            return {each: each for each in known} or _partitions(facts)
+        case "boot_partition":
+            return _partitions(facts)
+        case "guest_disk":
+            return dict(_GUEST_DISKS)
+        case "kernel":
+            kernels = [each for each in mappings(guest.get("kernels")) if each["xen"]]
+            return {str(each["path"]).strip("/"): str(each["path"]) for each in kernels}
+    files = mappings(_mapping(guest.get("payload")).get("files"))
     return {
         str(each["name"]): f"{each['name']} ({each['size']} bytes)"
         for each in files
         if each["format"] == "multiboot" and not each["problem"]
     }
+
+
+def _partitions(facts: Mapping[str, JSON]) -> dict[str, str]:
+    return {
+        str(part["name"]): f"{part['name']}: {_size(part['size'])} {part['fs_type']}"
+        + (f" label {part['label']}" if part["label"] else "")
+        for disk in mappings(facts.get("disks"))
+        for part in mappings(disk["partitions"])
+        if part["fs_type"] in DISK_FILE_SYSTEMS
+    }
+
+
+def _ready_recipes() -> dict[str, str]:
+    """Give the recipes that need nothing but to be chosen."""
+    from bootgraft_agent.recipe_file import library  # noqa: PLC0415 - the first page needs it not
+
+    ready = {
+        name: f"{name}: {recipe.description}"
+        for name, recipe in library().items()
+        if all(each.default is not None for each in recipe.parameters)
+    }
+    return {"hyperv-shim": "hyperv-shim: boot a Xen guest on Hyper-V", **ready}
 
 
 def candidates_page(name: str, options: Options, found: Mapping[str, JSON]) -> Page:
@@ -308,9 +346,9 @@ def message_page(title: str, text: str) -> Page:
 def payload_page() -> Page:
     """Say what is waited for."""
     body = [
-        "Put the ISO with the directory shim (Microsoft's Linux Integration Components) into a DVD"
-        " drive of this machine now. It may be the drive with this live ISO, which is in memory as"
-        " a whole.",
+        "Put the ISO with the directory shim (Microsoft's Linux Integration Components), or with"
+        " recipes, into a DVD drive of this machine now. It may be the drive with this live ISO,"
+        " which is in memory as a whole.",
         "",
         "The console goes on by itself when the DVD is there.",
     ]

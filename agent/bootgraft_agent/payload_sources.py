@@ -1,7 +1,7 @@
 """Where the payload may lie: on a DVD, on the live ISO itself, or beside that on a disk."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +43,7 @@ def find_payload(
     A DVD counts before what the live ISO brings along. Raises AmbiguousError for several.
     """
     notes: list[str] = []
-    dvds = [source for drive in drives for source in _drive_source(drive, notes)]
-    own = [*(each for each in dvds if each.is_live_medium), *map(_volume_source, live_volumes)]
-    for sources in ([each for each in dvds if not each.is_live_medium], own):
+    for sources in _in_order(drives, live_volumes, notes):
         found = [each for source in sources for each in _read(source, notes)]
         if len(found) > 1:
             listed = " and ".join(payload.name for payload, _ in found)
@@ -54,6 +52,48 @@ def find_payload(
             return found[0][0], None, found[0][1]
     looked = "; ".join(notes) or "the machine has no DVD drive"
     return None, f"no payload DVD with a shim was found: {looked}", None
+
+
+def read_shim(source: PayloadSource) -> tuple[Payload | None, str | None]:
+    """Read the shim of a medium that was found already, or say why there is none."""
+    notes: list[str] = []
+    found = [payload for payload, _ in _read(source, notes)]
+    return (found[0], None) if found else (None, "; ".join(notes))
+
+
+def find_recipes(
+    drives: Iterable[DvdDrive],
+    live_volumes: Iterable[LiveVolume],
+    has_recipes: Callable[[Tree], bool],
+) -> PayloadSource | None:
+    """Find the medium with recipes, in the same order; None where no medium has any.
+
+    Raises AmbiguousError for several.
+    """
+    for sources in _in_order(drives, live_volumes, []):
+        found = [source for source in sources if _fits(source, has_recipes)]
+        if len(found) > 1:
+            listed = " and ".join(each.name for each in found)
+            raise AmbiguousError(f"{listed} both hold recipes; eject one of these DVDs")
+        if found:
+            return found[0]
+    return None
+
+
+def _fits(source: PayloadSource, test: Callable[[Tree], bool]) -> bool:
+    # What cannot be read is said where the payload itself is looked for.
+    with contextlib.suppress(RefusedError, OSError), source.open() as tree:
+        return test(tree)
+    return False
+
+
+def _in_order(
+    drives: Iterable[DvdDrive], live_volumes: Iterable[LiveVolume], notes: list[str]
+) -> tuple[list[PayloadSource], list[PayloadSource]]:
+    """Give the DVDs, then what the live ISO brings along."""
+    dvds = [source for drive in drives for source in _drive_source(drive, notes)]
+    own = [*(each for each in dvds if each.is_live_medium), *map(_volume_source, live_volumes)]
+    return [each for each in dvds if not each.is_live_medium], own
 
 
 def _drive_source(drive: DvdDrive, notes: list[str]) -> Iterator[PayloadSource]:

@@ -34,8 +34,8 @@ AFTER_ROLLBACK = (
     " before."
 )
 INSERT_PAYLOAD = (
-    "Put the ISO with the directory shim (Microsoft's Linux Integration Components) into a second"
-    " DVD drive, then start this ISO again."
+    "Put the ISO with the directory shim (Microsoft's Linux Integration Components), or with"
+    " recipes, into a second DVD drive, then start this ISO again."
 )
 CHOOSE = "Start this ISO again with the boot parameter that is named above; manual mode lists all."
 CORRECT_PARAMETER = "Correct the boot parameter, then start this ISO again."
@@ -54,7 +54,7 @@ CORRECT_HERE = "Correct that and try again. Nothing was changed."
 TAKE_BACK_HERE = "Take the graft back before the machine is started from its disk."
 PARAMETER_PREFIX = "bootgraft."
 _NAME = re.compile(r"(hd|sd|sr|vd)[a-z]*\d*\b|\S*[/.=]")
-_OPTION = re.compile(r"--(boot-partition|kernel|shim-args|shim|guest-disk)\b")
+_OPTION = re.compile(r"--(recipe|root-partition|boot-partition|kernel|shim-args|shim|guest-disk)\b")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ _VALUE = re.compile(rb"(?:\"[^\"\n]*\"?|'[^'\n]*'?|[^\s\"'])*")
 _QUOTED_REST = re.compile(rb"[^\"\n]*")
 # A word with an @, up to the last one: user:password@host, with or without a scheme.
 _LOGIN = re.compile(rb"(?<!\S)\S+@")
+# A password's hash as crypt(3) writes it, and the second field of a line of /etc/shadow.
+_HASH = re.compile(rb"\$(?:1|2[abxy]?|3|5|6|7|y|gy|md5|sha1)\$[./A-Za-z0-9$,=+-]+")
+_SHADOW = re.compile(rb"(?m)^(?P<user>[+-]?[^\s:]{1,256}:)[^\s:]+(?=:\d*:\d*:\d*:\d*:\d*:\d*:)")
 _LOGIN_START = re.compile(rb"//|#|iscsi:", re.IGNORECASE)
 
 
@@ -28,9 +31,10 @@ def mask_text(text: str) -> str:
 def mask_secrets(content: bytes) -> bytes:
     """Mask passwords of menus, and names and passwords in arguments, mount options and URLs.
 
-    Comments are no exception.
+    Passwords' hashes, too. Comments are no exception.
     """
-    return _LOGIN.sub(_masked_login, _mask_values(grub.mask_passwords(content)))
+    masked = _LOGIN.sub(_masked_login, _mask_values(grub.mask_passwords(content)))
+    return _SHADOW.sub(rb"\g<user>" + grub.MASK, _HASH.sub(grub.MASK, masked))
 
 
 def _mask_values(content: bytes) -> bytes:

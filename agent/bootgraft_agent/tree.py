@@ -5,6 +5,7 @@ import ctypes
 import datetime
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from bootgraft_agent.apply import apply_plan
 from bootgraft_agent.errors import InvalidRequestError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
 from bootgraft_agent.guest import (
+    MAX_TEXT,
     BootDirectory,
     Guest,
     find_boot_directories,
@@ -42,12 +44,14 @@ class Trees:
     """Where the guest's file systems are mounted; they are the Volumes of an apply.
 
     root: the guest's root directory. boot: the mount point of its boot partition; None where
-    /boot is a directory of the root file system. payload: a directory with `shim` in it.
+    /boot is a directory of the root file system. payload: a directory with `shim` or recipes in it.
+    others: further file systems of the guest, by their mount points without the first slash.
     """
 
     root_directory: Path
     boot_directory: Path | None
     payload_directory: Path | None
+    others: tuple[tuple[str, Path], ...] = ()
 
     def check(self) -> None:
         """Refuse what is no directory. Raises InvalidRequestError."""
@@ -55,15 +59,63 @@ class Trees:
             "--root": self.root_directory,
             "--boot": self.boot_directory,
             "--payload": self.payload_directory,
+            **{f"--mount /{point}": directory for point, directory in self.others},
         }
         for option, path in named.items():
             if path is not None and not path.is_dir():
                 raise InvalidRequestError(f"{option} {path} is not a directory")
 
+    @property
+    def boot_prefix(self) -> str:
+        """Where /boot is in the volume "boot"; "" also where the guest has no such directory."""
+        if self.boot_directory is not None:
+            return ""
+        place = self.root_directory / "boot"
+        return "boot/" if place.is_dir() and not place.is_symlink() else ""
+
+    @property
+    def mounts(self) -> tuple[tuple[str, Where], ...]:
+        """The mount points without their first slash, "" for the root, and what is there."""
+        has_boot = self.boot_directory is not None or self.boot_prefix
+        boot = (("boot", "boot"),) if has_boot else ()
+        return (("", "root"), *boot, *((point, point) for point, _ in self.others))
+
+    @property
+    def absent(self) -> tuple[tuple[str, str], ...]:
+        """Mount points in the guest's fstab that nobody has named here."""
+        given = {point for point, _ in self.others}
+        if self.boot_directory is not None:
+            given.add("boot")
+        return tuple(
+            (point, "it is not mounted here; name its directory with " + _option_of(point))
+            for point in self._fstab_mounts()
+            if point and point not in given
+        )
+
+    def _fstab_mounts(self) -> list[str]:
+        with Tree(self.root_directory) as tree:
+            if not tree.is_file("etc/fstab"):
+                return []
+            return read_mount_points(tree.read("etc/fstab", MAX_TEXT))
+
+    @property
+    def uuids(self) -> dict[str, str]:
+        """UUIDs of the file systems that are mounted here, by their mount points in the guest."""
+        known = {
+            link.stat().st_rdev: link.name
+            for link in Path("/dev/disk/by-uuid").glob("*")
+            if link.exists()
+        }
+        found = {
+            f"/{mount}": known.get(self._directory(where).stat().st_dev)
+            for mount, where in self.mounts
+        }
+        return {mount: uuid for mount, uuid in found.items() if uuid is not None}
+
     def _directory(self, where: Where) -> Path:
         if where == "boot" and self.boot_directory is not None:
             return self.boot_directory
-        return self.root_directory
+        return dict(self.others).get(where, self.root_directory)
 
     def read(self, where: Where) -> Tree:
         """Open a volume for reading."""
@@ -86,6 +138,22 @@ class Trees:
     def name(self, where: Where) -> str:
         """Name a volume by its directory."""
         return str(self._directory(where))
+
+
+def _option_of(point: str) -> str:
+    return "--boot" if point == "boot" else f"--mount /{point}=DIR"
+
+
+def read_mount_points(fstab: bytes) -> list[str]:
+    """Give the mount points of an fstab without their first slash, "" for the root."""
+    found = []
+    for line in fstab.splitlines():
+        fields = line.split()
+        if len(fields) < 3 or fields[0].startswith(b"#") or not fields[1].startswith(b"/"):
+            continue
+        point = re.sub(rb"\\([0-7]{3})", lambda escape: bytes([int(escape[1], 8) & 255]), fields[1])
+        found.append(os.fsdecode(point).strip("/"))
+    return found
 
 
 def settle(directory: Path) -> None:
@@ -124,8 +192,7 @@ def graft(trees: Trees, plan: Plan, progress: Progress) -> Outcome:
 def undo(trees: Trees, run_id: str | None, progress: Progress) -> Outcome:
     """Roll the latest graft back, or the one named."""
     trees.check()
-    prefix = "" if trees.boot_directory is not None else "boot/"
-    return roll_back(f"{prefix}{BACKUPS}", trees, run_id, progress)
+    return roll_back(f"{trees.boot_prefix}{BACKUPS}", trees, run_id, progress)
 
 
 def new_run_id() -> str:

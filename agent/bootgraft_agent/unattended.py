@@ -68,7 +68,7 @@ class Unattended:
         options = self.parameters.options
         self.tell("looking at the machine's disks")
         found = self._inspect(record)
-        if _needs_payload(found):
+        if _needs_payload(found) or self._may_want_recipes(found):
             if _is_grafted(found):
                 return already_grafted(record)
             problem = self._await_payload()
@@ -89,13 +89,26 @@ class Unattended:
         record["inspection"] = found
         return found
 
+    def _may_want_recipes(self, found: Mapping[str, JSON]) -> bool:
+        """Whether a Linux guest was found that only a payload could say recipes for."""
+        facts = found.get("facts")
+        linux = facts.get("linux") if isinstance(facts, Mapping) else None
+        return (
+            self.parameters.options.recipe is None
+            and _guest(found) is None
+            and isinstance(linux, Mapping)
+            and linux.get("root") is not None
+            and found.get("problem") is not None
+            and self.actions.look_for_payload() is not None
+        )
+
     def _await_payload(self) -> str | None:
         """Wait for a payload as long as that may take; give why there is none."""
         deadline = self.clock.monotonic() + self.parameters.payload_wait
         problem = self.actions.look_for_payload()
         while problem is not None and self.clock.monotonic() < deadline:
             left = max(0.0, deadline - self.clock.monotonic())
-            self.tell(f"waiting {left:.0f} s for a DVD with the directory shim")
+            self.tell(f"waiting {left:.0f} s for a DVD with the directory shim or recipes")
             self.clock.sleep(min(POLL, left))
             problem = self.actions.look_for_payload()
         return problem

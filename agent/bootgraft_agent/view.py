@@ -9,7 +9,7 @@ from bootgraft_agent.disks import Disk, DvdDrive
 from bootgraft_agent.grub import parse_menu
 from bootgraft_agent.guest import Guest
 from bootgraft_agent.payload import Payload
-from bootgraft_agent.plan import Plan, WriteFile, readable
+from bootgraft_agent.plan import Plan, readable
 from bootgraft_agent.recipes.hyperv_shim import device_text, grafted_entry
 from bootgraft_agent.secrets_mask import mask_text
 from bootgraft_agent.volumes import Outcome
@@ -126,37 +126,36 @@ def plan_json(plan: Plan) -> dict[str, JSON]:
         "plan_sha256": plan.sha256(),
         "already_grafted": plan.is_done,
         "steps": [
-            {"kind": type(step).__name__, "text": mask_text(step.describe())} for step in plan.steps
+            {"kind": type(step).__name__, "text": plan.masked(step.describe())}
+            for step in plan.steps
         ],
         "diffs": [{"path": path, "diff": diff} for path, diff in plan.diffs()],
-        "warnings": [mask_text(each) for each in plan.warnings],
+        "warnings": [plan.masked(each) for each in plan.warnings],
     }
 
 
 def outcome_json(outcome: Outcome, plan: Plan | None = None) -> dict[str, JSON]:
     """Give what was done; with the plan also the texts before and after."""
+    masked = mask_text if plan is None else plan.masked
+    warnings = (*(plan.warnings if plan else ()), *outcome.warnings)
     result: dict[str, JSON] = {
         "run_id": outcome.run_id,
         "changed": bool(outcome.changes),
         "changes": [
-            {"path": each.target, "before_sha256": each.before, "after_sha256": each.after}
+            {
+                "path": masked(each.target),
+                "before_sha256": each.before and masked(each.before),
+                "after_sha256": each.after and masked(each.after),
+            }
             for each in outcome.changes
         ],
-        "verified": list(outcome.verified),
-        "warnings": [
-            mask_text(each) for each in (*(plan.warnings if plan else ()), *outcome.warnings)
-        ],
+        "verified": [masked(each) for each in outcome.verified],
+        "warnings": [masked(each) for each in warnings],
     }
     if plan is not None:
         result["diffs"] = [{"path": path, "diff": diff} for path, diff in plan.diffs()]
         result["texts"] = [
-            {
-                "path": str(step.target),
-                "before": readable(step.before),
-                "after": readable(step.after),
-            }
-            for step in plan.steps
-            if isinstance(step, WriteFile)
+            {"path": path, "before": before, "after": after} for path, before, after in plan.texts()
         ]
     return result
 
@@ -168,10 +167,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     else:
         yield f"Plan {plan.sha256()[:12]}, recipe {plan.recipe}:"
     for number, step in enumerate(plan.steps, start=1):
-        yield f"  {number}. {mask_text(step.describe())}"
+        yield f"  {number}. {plan.masked(step.describe())}"
     for _, diff in plan.diffs():
         yield diff
-    yield from warning_lines(plan.warnings)
+    yield from warning_lines([plan.masked(each) for each in plan.warnings])
 
 
 def outcome_lines(outcome: Outcome, done: str) -> Iterator[str]:

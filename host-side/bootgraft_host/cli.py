@@ -38,9 +38,13 @@ from bootgraft_host.options import (
     one_drive_option,
     open_state,
     payload_option,
+    root_partition_option,
     vm_argument,
     with_options,
 )
+from bootgraft_host.recipe_cli import choose, recipe_options
+from bootgraft_host.recipe_cli import recipe as recipe_commands
+from bootgraft_host.recipes import Setting
 from bootgraft_host.report import (
     make_console,
     make_reporter,
@@ -130,7 +134,8 @@ def bootgraft() -> None:
 @bootgraft.command(epilog=EXIT_STATUSES)
 @vm_argument
 @with_options(
-    payload_option(required=True),
+    payload_option,
+    recipe_options("What is to be done"),
     click.option("--dry-run", is_flag=True, help="Show the plan and its diffs, change nothing."),
     expect_option,
     graft_options,
@@ -143,10 +148,13 @@ def bootgraft() -> None:
 )
 @click.pass_obj
 def run(
-    settings: Settings,
+    shared: Settings,
     /,
     vm: str,
-    payload: Path,
+    payload: Path | None,
+    recipes: Sequence[str],
+    settings: Sequence[Setting],
+    setting_files: Sequence[Setting],
     iso: Path | None,
     dry_run: bool,
     expect: re.Pattern[str] | None,
@@ -162,9 +170,13 @@ def run(
     **graft_options: str | None,
 ) -> int:
     """Graft the machine VM and boot it from its own disk."""
+    if payload is None and not recipes:
+        raise click.UsageError("what is to be done? Give --payload, or --recipe, or both")
+    chosen = choose(recipes, settings, setting_files)
     order = GraftOrder(
-        media=choose_media(vm, iso, payload, upload=upload, one_drive=one_drive),
+        media=choose_media(vm, iso, payload, upload=upload, one_drive=one_drive, recipes=chosen),
         options=given(graft_options),
+        recipes=chosen,
         dry_run=dry_run,
         expect=expect,
         leave_running=leave_running,
@@ -172,21 +184,29 @@ def run(
     )
     deadlines = choose_deadlines(boot_timeout, request_timeout, confirm_timeout)
     return _conduct(
-        settings, vm, state_dir, deadlines, lambda setup: run_graft(setup, order), as_json=as_json
+        shared, vm, state_dir, deadlines, lambda setup: run_graft(setup, order), as_json=as_json
     )
 
 
 @bootgraft.command(epilog=EXIT_STATUSES)
 @vm_argument
 @with_options(
-    payload_option(required=False), graft_options, one_drive_option, live_options, common_options
+    payload_option,
+    recipe_options("What would be done"),
+    graft_options,
+    one_drive_option,
+    live_options,
+    common_options,
 )
 @click.pass_obj
 def inspect(
-    settings: Settings,
+    shared: Settings,
     /,
     vm: str,
     payload: Path | None,
+    recipes: Sequence[str],
+    settings: Sequence[Setting],
+    setting_files: Sequence[Setting],
     iso: Path | None,
     one_drive: bool,
     upload: bool,
@@ -197,14 +217,15 @@ def inspect(
     **graft_options: str | None,
 ) -> int:
     """Look at the disks of the machine VM, change nothing."""
-    media = choose_media(vm, iso, payload, upload=upload, one_drive=one_drive)
+    chosen = choose(recipes, settings, setting_files)
+    media = choose_media(vm, iso, payload, upload=upload, one_drive=one_drive, recipes=chosen)
     options = given(graft_options)
     return _conduct(
-        settings,
+        shared,
         vm,
         state_dir,
         choose_deadlines(boot_timeout, request_timeout, None),
-        lambda setup: run_inspect(setup, media, options),
+        lambda setup: run_inspect(setup, media, options, chosen),
         as_json=as_json,
     )
 
@@ -214,6 +235,7 @@ def inspect(
 @with_options(
     click.option("--run", "run_id", help="The run to take back.  [default: the last one]"),
     boot_partition_option,
+    root_partition_option,
     live_options,
     common_options,
 )
@@ -224,6 +246,7 @@ def rollback(
     vm: str,
     run_id: str | None,
     boot_partition: str | None,
+    root_partition: str | None,
     iso: Path | None,
     upload: bool,
     boot_timeout: float,
@@ -236,7 +259,7 @@ def rollback(
     The machine's own configuration, its legacy network adapter included, stays as it is.
     """
     media = choose_media(vm, iso, None, upload=upload)
-    options = given({"boot_partition": boot_partition})
+    options = given({"boot_partition": boot_partition, "root_partition": root_partition})
     return _conduct(
         settings,
         vm,
@@ -345,6 +368,7 @@ def demo(iso: Path | None, directory: Path | None) -> int:
 bootgraft.add_command(detach)
 bootgraft.add_command(doctor)
 bootgraft.add_command(iso_commands)
+bootgraft.add_command(recipe_commands)
 
 
 # What they do.

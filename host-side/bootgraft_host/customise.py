@@ -8,7 +8,6 @@ Sources: syslinux's doc/syslinux.txt (DISPLAY, SAY, DEFAULT, PROMPT, TIMEOUT); G
 """
 
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,23 @@ from pathlib import Path
 
 import click
 
-from bootgraft_agent.errors import BootgraftError, InvalidRequestError, RefusedError
+from bootgraft_agent.errors import InvalidRequestError, RefusedError
 from bootgraft_agent.parameters import MODES, PREFIX, Mode, parse_parameters
+from bootgraft_host.recipe_cli import choose, recipe_options
+from bootgraft_host.recipes import (
+    RECIPES,
+    SHIM,
+    Chosen,
+    Setting,
+    find_shim_folder,
+    map_payload,
+    read_payload_folder,
+)
+from bootgraft_host.xorriso import run_xorriso
 
 ISOLINUX = "/isolinux/isolinux.cfg"
 GRUB = "/boot/grub/grub.cfg"
-PAYLOAD = "/shim"
+PAYLOADS = ("/shim", f"/{RECIPES}")
 LONGEST_MENU = 300  # seconds
 _ISOLINUX_STARTS = r"^#?say (\d) starts by itself in (\d+) s\."
 # Words of the kernel's command line that mean nothing to either boot loader.
@@ -69,9 +79,11 @@ def iso() -> None:
     "payload",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Put the payload on the live ISO itself: DIR holds the directory shim, as the payload ISO"
-    " does. One ISO is then all that a machine needs.",
+    help="Put the payload on the live ISO itself: DIR holds recipe.toml with its files, or"
+    " recipes.toml, or the directory shim, as the payload ISO does. One ISO is then all that a"
+    " machine needs.",
 )
+@recipe_options("Put recipes on the live ISO itself; hyperv-shim needs --add-payload, too")
 @click.option(
     "--menu-time",
     type=click.IntRange(0, LONGEST_MENU),
@@ -91,32 +103,41 @@ def customise(
     mode: Mode | None,
     options: Sequence[str],
     payload: Path | None,
+    recipes: Sequence[str],
+    settings: Sequence[Setting],
+    setting_files: Sequence[Setting],
     menu_time: int | None,
     parameters: Sequence[str],
 ) -> int:
     """Write OUT, a copy of the live ISO IN that boots as the options say."""
     words = [*(f"{PREFIX}{option}" for option in options), *parameters]
     changes = BootChanges(menu_time, mode, tuple(words))
-    if not changes and payload is None:
+    chosen = choose(recipes, settings, setting_files)
+    if not changes and payload is None and not chosen:
         raise click.UsageError(
-            "nothing to change: give --mode, --option, --add-payload, --menu-time or"
+            "nothing to change: give --mode, --option, --add-payload, --recipe, --menu-time or"
             " --kernel-parameter"
         )
-    customise_iso(source, target, changes, payload)
+    customise_iso(source, target, changes, payload, chosen)
     click.echo(f"{target}: written; attach it to a machine, or give it to `bootgraft run --iso`")
     return 0
 
 
 def customise_iso(
-    source: Path, target: Path, changes: BootChanges, payload: Path | None = None
+    source: Path,
+    target: Path,
+    changes: BootChanges,
+    payload: Path | None = None,
+    recipes: Sequence[Chosen] = (),
 ) -> None:
     """Write a changed copy of the live ISO, whole or not at all.
 
-    `payload` holds the directory shim. Raises InvalidRequestError for a wrong word or name,
-    RefusedError where `source` is no live ISO, BootgraftError where the copy cannot be made.
+    `payload` is a folder with recipes or the directory shim; for `recipes` it holds the shim alone.
+    Raises InvalidRequestError for a wrong word, name or recipe, RefusedError where `source` is no
+    live ISO, BootgraftError where the copy cannot be made.
     """
     _check_parameters(changes.parameters)
-    shim = None if payload is None else find_shim_folder(payload)
+    recipes, shim = _choose_payload(payload, recipes)
     if not source.is_file():
         raise InvalidRequestError(f"{source} is not there, or is no file")
     if not target.parent.is_dir():
@@ -131,11 +152,11 @@ def customise_iso(
             _extract(source, path, file)
             file.write_text(_edited(edit, source, path, file, changes), "utf-8")
             mapped += ["-map", str(file), path]
-        if shim is not None:
+        if recipes:
             _refuse_second_payload(source, Path(folder, "payload"))
-            mapped += ["-map", str(shim), PAYLOAD]
+            mapped += map_payload(recipes, shim, Path(folder))
         copy = Path(folder, "copy.iso")
-        _xorriso("-indev", source, "-outdev", copy, "-boot_image", "any", "replay", *mapped)
+        run_xorriso("-indev", source, "-outdev", copy, "-boot_image", "any", "replay", *mapped)
         copy.rename(target)
 
 
@@ -150,24 +171,26 @@ def _check_parameters(words: Sequence[str]) -> None:
             raise InvalidRequestError(problem)
 
 
-def find_shim_folder(payload: Path) -> Path:
-    """Find the directory shim, whatever the case of its name. Raises InvalidRequestError."""
-    found = [each for each in payload.iterdir() if each.name.lower() == "shim" and each.is_dir()]
-    if len(found) != 1:
-        raise InvalidRequestError(
-            f"{payload} should hold one directory shim, as the payload ISO does; found {len(found)}"
-        )
-    if not any(each.is_file() for each in found[0].iterdir()):
-        raise InvalidRequestError(f"{found[0]} holds no file, so there is no shim to add")
-    return found[0]
+def _choose_payload(
+    payload: Path | None, recipes: Sequence[Chosen]
+) -> tuple[Sequence[Chosen], Path | None]:
+    """Give what is to be put on the ISO: recipes, and the directory shim where one needs it."""
+    if not recipes:
+        return ((), None) if payload is None else read_payload_folder(payload)
+    if payload is None and any(each.name == SHIM for each in recipes):
+        raise InvalidRequestError(f"{SHIM} needs --add-payload, a folder with the directory shim")
+    return recipes, None if payload is None else find_shim_folder(payload)
 
 
 def _refuse_second_payload(source: Path, scratch: Path) -> None:
-    try:
-        _xorriso("-osirrox", "on", "-indev", source, "-extract", PAYLOAD, scratch)
-    except RefusedError:
-        return
-    raise RefusedError(f"{source} holds a payload already: start from an ISO without one")
+    for number, path in enumerate(PAYLOADS):
+        try:
+            run_xorriso(
+                *("-osirrox", "on", "-indev", source), "-extract", path, f"{scratch}-{number}"
+            )
+        except RefusedError:
+            continue
+        raise RefusedError(f"{source} holds a payload already: start from an ISO without one")
 
 
 def edit_isolinux(text: str, changes: BootChanges) -> str:
@@ -233,23 +256,7 @@ def _edited(
 
 def _extract(source: Path, path: str, file: Path) -> None:
     try:
-        _xorriso("-osirrox", "on", "-indev", source, "-extract", path, file)
+        run_xorriso("-osirrox", "on", "-indev", source, "-extract", path, file)
     except RefusedError as error:
         raise RefusedError(f"{source} is no live ISO: it has no {path} ({error})") from error
     file.chmod(0o600)  # the ISO's own files cannot be written
-
-
-def _xorriso(*arguments: str | Path) -> None:
-    argv = ["xorriso", "-abort_on", "FAILURE", *map(str, arguments), "-end"]
-    try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True
-        )
-    except FileNotFoundError as error:
-        raise BootgraftError(
-            "xorriso is needed to write an ISO, and is not there: install Debian's package xorriso"
-        ) from error
-    if done.returncode != 0:
-        failures = [line for line in done.stderr.splitlines() if " : FAILURE : " in line]
-        said = failures or done.stderr.splitlines() or ["it said nothing"]
-        raise RefusedError(f"xorriso ended with status {done.returncode}: {said[-1]}")

@@ -4,7 +4,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import click
 
 from bootgraft_host.job import Deadlines
 from bootgraft_host.machine import Media
+from bootgraft_host.recipes import SHIM, Chosen
 from bootgraft_host.runs import StateDirectory, default_state_directory
 from bootgraft_host.targets import is_on_hyperv
 
@@ -66,17 +67,12 @@ def with_options(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-def payload_option(*, required: bool) -> Decorator:
-    """Make the option --payload."""
-    return click.option(
-        "--payload",
-        required=required,
-        type=click.Path(path_type=Path),
-        help="The payload ISO, which holds shim/; on a Hyper-V host a path there, unless --upload"
-        " is given.",
-    )
-
-
+payload_option = click.option(
+    "--payload",
+    type=click.Path(path_type=Path),
+    help="The payload ISO, which holds shim/, or recipes; on a Hyper-V host a path there, unless"
+    " --upload is given.",
+)
 vm_argument = click.argument("vm", metavar="VM")
 common_options = with_options(
     click.option(
@@ -150,8 +146,12 @@ live_options = with_options(
 boot_partition_option = click.option(
     "--boot-partition", help="The guest's boot partition, as in hda1."
 )
+root_partition_option = click.option(
+    "--root-partition", help="The guest's root file system, as in hda2, for recipes."
+)
 graft_options = with_options(
     boot_partition_option,
+    root_partition_option,
     click.option("--kernel", help="The guest's kernel to graft."),
     click.option("--shim", help="The payload's shim to load."),
     click.option("--shim-args", help="Arguments to append to the shim's line."),
@@ -170,11 +170,14 @@ def choose_media(
     *,
     upload: bool,
     one_drive: bool = False,
+    recipes: Sequence[Chosen] = (),
 ) -> Media:
     """Choose the ISOs of a run on the machine `vm`: files here, or paths on its host.
 
+    With recipes, a payload ISO that is here is made of them; `payload` then gives the shim alone.
     Raises UsageError where there is no live ISO, or a file that should be here is not.
     """
+    _check_payload(vm, payload, recipes, upload=upload)
     if is_on_hyperv(vm) and not upload:
         if iso is None:
             raise click.UsageError(
@@ -186,6 +189,24 @@ def choose_media(
         raise click.UsageError(f"--upload is for machines on a Hyper-V host, and {vm} is here")
     live_iso = find_live_iso(iso, os.environ)
     return Media(live_iso, payload and _find_file(payload, "--payload"), one_drive, upload)
+
+
+def _check_payload(
+    vm: str, payload: Path | None, recipes: Sequence[Chosen], *, upload: bool
+) -> None:
+    """Refuse a payload that recipes do not need, lack, or could not be brought to."""
+    if not recipes:
+        return
+    needs_shim = any(each.name == SHIM for each in recipes)
+    if needs_shim and payload is None:
+        raise click.UsageError(f"{SHIM} needs --payload, the ISO that holds the shim")
+    if payload is not None and not needs_shim:
+        raise click.UsageError(
+            f"with --recipe the payload is made here, and --payload gives {SHIM} its shim, which is"
+            " none of these recipes"
+        )
+    if is_on_hyperv(vm) and not upload:
+        raise click.UsageError("recipes are put into an ISO here: --upload brings it to the host")
 
 
 def find_live_iso(given: Path | None, environment: Mapping[str, str]) -> Path:

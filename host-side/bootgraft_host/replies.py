@@ -59,11 +59,17 @@ class Plan:
     """What apply would do; `sha256` is what apply is asked to carry out."""
 
     sha256: str
+    recipe: str  # names, in order; a recipe file's has ":" and the start of its identity
     steps: tuple[PlannedStep, ...]
     diffs: tuple[Diff, ...]
     warnings: tuple[str, ...]
     already_grafted: bool
     facts: Mapping[str, JSON]
+
+    @property
+    def recipe_names(self) -> tuple[str, ...]:
+        """The names of its recipes, in order."""
+        return tuple(word.partition(":")[0] for word in self.recipe.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,7 @@ def parse_plan(body: Mapping[str, JSON]) -> Plan:
     fields = Fields(body, "plan")
     return Plan(
         sha256=fields.text("plan_sha256"),
+        recipe=fields.text("recipe"),
         steps=tuple(
             PlannedStep(kind=step.text("kind"), text=step.text("text"))
             for step in fields.objects("steps")

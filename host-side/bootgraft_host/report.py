@@ -223,6 +223,8 @@ def _describe_outcome(result: RunResult) -> Iterator[Text | str]:
     name = printable(result.machine_name)
     style = "bold green" if result.exit_status == 0 else "bold red"
     yield _line(f"{name}: ", _HEADLINES[result.outcome], style=style)
+    if result.plan is not None:
+        yield f"  recipes: {printable(', '.join(result.plan.recipe_names))}"
     if result.message:
         yield f"  {printable(result.message)}"
     problem = None if result.inspection is None else result.inspection.problem

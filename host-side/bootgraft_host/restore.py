@@ -55,7 +55,7 @@ def _finish(job: Job, failure: BaseException | None) -> None:
     record = job.record
     assert record is not None  # noqa: S101 - set by safeguarded
     if job.result.left_running:
-        job.result.adapter_kept = record.stage == "grafted"
+        job.result.adapter_kept = record.keeps_adapter
         _settle_checkpoint(job, record)
         job.state.remove_unfinished(record.machine_id)
         return
@@ -111,10 +111,10 @@ def _restore_or_say_what_is_left(
         restore(
             job.machine,
             record.configuration,
-            keep_adapter=record.stage == "grafted",
+            keep_adapter=record.keeps_adapter,
             deadlines=job.deadlines,
         )
-        job.result.adapter_kept = record.stage == "grafted"
+        job.result.adapter_kept = record.keeps_adapter
         _settle_checkpoint(job, record)
         job.state.remove_unfinished(record.machine_id)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told in words

@@ -64,6 +64,12 @@ class Unfinished:
     stage: Stage
     configuration: Configuration
     checkpoint: str | None = None  # the one that was taken for this run, or was to be taken
+    legacy_adapter: bool = True  # the graft is one that needs a legacy network adapter
+
+    @property
+    def keeps_adapter(self) -> bool:
+        """Whether the network adapter stays a legacy one when the machine is restored."""
+        return self.stage == "grafted" and self.legacy_adapter
 
 
 class DamagedRecordError(BootgraftError):
@@ -369,10 +375,13 @@ def _parse_unfinished(document: Mapping[str, JSON], machine_id: str) -> Unfinish
             raise TypeError(f"{name} is no text")
         words[name] = value
     configuration, checkpoint = document["configuration"], document.get("checkpoint")
+    legacy_adapter = document.get("legacy_adapter", True)
     if not isinstance(configuration, Mapping):
         raise TypeError("configuration is no object")
     if not isinstance(checkpoint, str | None):
         raise TypeError("checkpoint is no text")
+    if not isinstance(legacy_adapter, bool):
+        raise TypeError("legacy_adapter is neither true nor false")
     stages: tuple[Stage, ...] = get_args(Stage)
     return Unfinished(
         machine_id=machine_id,
@@ -383,4 +392,5 @@ def _parse_unfinished(document: Mapping[str, JSON], machine_id: str) -> Unfinish
         stage=next(stage for stage in stages if stage == words["stage"]),
         configuration=configuration,
         checkpoint=checkpoint,
+        legacy_adapter=legacy_adapter,
     )

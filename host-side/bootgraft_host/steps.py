@@ -4,9 +4,11 @@ Plain functions, each with its deadline; each may be done again.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from bootgraft_agent.errors import (
     BootgraftError,
@@ -19,6 +21,7 @@ from bootgraft_agent.wire import JSON
 from bootgraft_host.client import MAX_RESTARTS, Client, Line, SilenceError
 from bootgraft_host.job import Job, describe, how_to_go_on
 from bootgraft_host.machine import Media
+from bootgraft_host.recipes import SHIM, Chosen, make_payload_iso
 from bootgraft_host.replies import (
     Plan,
     ReplyError,
@@ -46,6 +49,22 @@ def preflight(job: Job, media: Media, *, checkpoint: bool) -> None:
         raise RefusedError(f"{job.machine.name} is not ready: " + "; ".join(problems))
     for remark in job.machine.remarks(media):
         job.warn(remark)
+
+
+@contextmanager
+def payload(job: Job, media: Media, recipes: Sequence[Chosen]) -> Iterator[Media]:
+    """Have the payload ISO made of recipes meanwhile, in the run's directory; none: as it is."""
+    if not recipes:
+        yield media
+        return
+    job.step("payload", f"make a payload of {', '.join(each.name for each in recipes)}")
+    iso = job.run.directory / "payload.iso"
+    try:
+        with tempfile.TemporaryDirectory(dir=job.run.directory) as scratch:
+            make_payload_iso(recipes, media.payload_iso, iso, Path(scratch))
+        yield replace(media, payload_iso=iso)
+    finally:
+        iso.unlink(missing_ok=True)  # it may hold secrets
 
 
 def upload(job: Job, media: Media) -> Media:
@@ -126,6 +145,8 @@ def make_plan(job: Job, client: Client, options: Mapping[str, str]) -> Plan:
     job.step("plan", "plan the graft")
     plan = parse_plan(client.request("plan", options, job.deadlines.request))
     job.result.plan = plan
+    if job.record is not None:
+        job.record = replace(job.record, legacy_adapter=SHIM in plan.recipe_names)
     job.result.files = job.run.save_texts((), plan.diffs)
     return plan
 
@@ -245,7 +266,7 @@ def power_off(job: Job, client: Client) -> None:
 
 
 def detach(job: Job) -> None:
-    """Take the media out after a graft; the adapter is a legacy one from here on."""
+    """Take the media out after a graft; a shim's guest has a legacy adapter from here on."""
     job.step("detach", "detach the media and restore the hardware")
     assert job.record is not None  # noqa: S101 - detach is called within safeguarded
-    job.machine.detach(job.record.configuration, keep_adapter=True)
+    job.machine.detach(job.record.configuration, keep_adapter=job.record.keeps_adapter)

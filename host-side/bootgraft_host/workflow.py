@@ -2,8 +2,9 @@
 
 ::
 
-    run       preflight  capture  (upload)  (checkpoint)  attach  boot  handshake  (exchange)
-              inspect  plan  apply  power_off  detach  confirm  restore  (remove_checkpoint)
+    run       (payload)  preflight  capture  (upload)  (checkpoint)  attach  boot  handshake
+              (exchange)  inspect  plan  apply  power_off  detach  confirm  restore
+              (remove_checkpoint)
     inspect   ... inspect  power_off  restore
     rollback  ... rollback  power_off  restore
     confirm   capture  confirm  restore
@@ -16,7 +17,7 @@ NotRestoredError with a record that is left, where that cannot be found out.
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedErro
 from bootgraft_host.confirm import confirm, require_com1
 from bootgraft_host.job import Job, NotRestoredError, Setup, UnprovenError, describe
 from bootgraft_host.machine import MachineError, Media
+from bootgraft_host.recipes import Chosen
 from bootgraft_host.restore import how_to_restore, recover, safeguarded, settle_earlier_run
 from bootgraft_host.results import DONE, Command, Outcome, RunResult
 from bootgraft_host.runs import DamagedRecordError, utc_now
@@ -35,6 +37,7 @@ from bootgraft_host.steps import (
     inspect,
     live_system,
     make_plan,
+    payload,
     power_off,
     preflight,
     rollback,
@@ -52,6 +55,7 @@ class GraftOrder:
 
     media: Media
     options: Mapping[str, str] = field(default_factory=dict)
+    recipes: Sequence[Chosen] = ()  # what the payload is made of; none: it is what it is
     dry_run: bool = False
     expect: re.Pattern[str] | None = None
     leave_running: bool = False
@@ -64,10 +68,12 @@ def run_graft(setup: Setup, order: GraftOrder) -> RunResult:
     def work(job: Job) -> None:
         settle_earlier_run(job)
         require_com1(job, order.expect, leave_running=order.leave_running)
-        preflight(job, order.media, checkpoint=order.checkpoint)
         keep = order.checkpoint and not order.dry_run
-        with _prepared(job, order.media, checkpoint=keep) as media:
-            with live_system(job, media) as client:
+        with (
+            payload(job, order.media, order.recipes) as media,
+            _prepared(job, media, checkpoint=keep, can_checkpoint=order.checkpoint) as prepared,
+        ):
+            with live_system(job, prepared) as client:
                 plan = make_plan(job, client, order.options)
                 if not order.dry_run:
                     graft(job, client, order.options, plan)
@@ -79,13 +85,18 @@ def run_graft(setup: Setup, order: GraftOrder) -> RunResult:
     return _perform("run", setup, work)
 
 
-def run_inspect(setup: Setup, media: Media, options: Mapping[str, str]) -> RunResult:
+def run_inspect(
+    setup: Setup, media: Media, options: Mapping[str, str], recipes: Sequence[Chosen] = ()
+) -> RunResult:
     """Look at the machine's guest, change nothing."""
 
     def work(job: Job) -> None:
         settle_earlier_run(job)
-        preflight(job, media, checkpoint=False)
-        with _prepared(job, media) as prepared, live_system(job, prepared) as client:
+        with (
+            payload(job, media, recipes) as with_payload,
+            _prepared(job, with_payload) as prepared,
+            live_system(job, prepared) as client,
+        ):
             inspect(job, client, options)
             power_off(job, client)
 
@@ -99,7 +110,6 @@ def run_rollback(
 
     def work(job: Job) -> None:
         settle_earlier_run(job)
-        preflight(job, media, checkpoint=False)
         with _prepared(job, media) as prepared, live_system(job, prepared) as client:
             rollback(job, client, options, run_id)
             power_off(job, client)
@@ -142,8 +152,14 @@ def run_recover(setup: Setup) -> RunResult:
 
 
 @contextmanager
-def _prepared(job: Job, media: Media, *, checkpoint: bool = False) -> Iterator[Media]:
-    """Have the machine ready to boot the live system from these media; restore it afterwards."""
+def _prepared(
+    job: Job, media: Media, *, checkpoint: bool = False, can_checkpoint: bool = False
+) -> Iterator[Media]:
+    """Have the machine ready to boot the live system from these media; restore it afterwards.
+
+    `can_checkpoint` asks that a checkpoint can be taken, even where none is, as in a dry run.
+    """
+    preflight(job, media, checkpoint=can_checkpoint)
     with safeguarded(job):
         media = upload(job, media)
         if checkpoint:

@@ -2,16 +2,17 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from agent.faulty_volumes import PowerCutError, Volumes, count_changes, silent
 from bootgraft_agent import grub
 from bootgraft_agent.apply import apply_plan, keep_result
 from bootgraft_agent.errors import ChangesLeftError, RefusedError
-from bootgraft_agent.files import Tree, WritableTree
+from bootgraft_agent.files import WritableTree
 from bootgraft_agent.plan import BootCheck, CopyFile, Plan, Step, Target, Where, WriteFile, sha256
 from bootgraft_agent.rollback import roll_back
 from bootgraft_agent.volumes import Outcome
@@ -30,64 +31,6 @@ STEPS: tuple[Step, ...] = (
     WriteFile(MENU, OLD_MENU, NEW_MENU, "the new entry"),
 )
 PLAN = Plan("test", STEPS, BootCheck(MENU, 1, (COPY.target,)), "bootgraft", ())
-
-
-class PowerCutError(BaseException):
-    """The machine is gone; nothing of ours runs any more."""
-
-
-class CountingTree(WritableTree):
-    """A tree whose n-th change fails, instead of being made."""
-
-    on_change: Callable[[], None]
-
-
-def _counted(name: str) -> Callable[..., object]:
-    original = getattr(WritableTree, name)
-
-    def method(self: CountingTree, *args: object, **kwargs: object) -> object:
-        self.on_change()
-        return original(self, *args, **kwargs)
-
-    return method
-
-
-CHANGES = ("make_directory", "write_temporary", "rename", "try_link", "remove", "remove_directory")
-for _name in CHANGES:
-    setattr(CountingTree, _name, _counted(_name))
-
-
-class Volumes:
-    """The volumes of a guest as plain directories, with a fault at the n-th change."""
-
-    def __init__(self, base: Path, fault: BaseException | None = None, at: int = -1) -> None:
-        self.base = base
-        self.changes = 0
-        self.openings: list[tuple[str, list[str]]] = []
-        self._fault = fault
-        self._at = at
-
-    def read(self, where: Where) -> Tree:
-        return Tree(self.base / where)
-
-    @contextmanager
-    def write(self, where: Where) -> Iterator[WritableTree]:
-        names: list[str] = []
-        self.openings.append((where, names))
-        with CountingTree(self.base / where) as tree:
-            tree.on_change = self._count
-            yield tree
-
-    def _count(self) -> None:
-        self.changes += 1
-        if self._fault is not None and self.changes == self._at:
-            raise self._fault
-
-    def payload(self) -> Tree:
-        return Tree(self.base / "payload")
-
-    def name(self, where: Where) -> str:
-        return {"boot": "hda1", "root": "hda2"}[where]
 
 
 @pytest.fixture
@@ -120,11 +63,6 @@ def state(base: Path) -> dict[str, tuple[str, int, int]]:
     return found
 
 
-def silent(text: str, done: int, total: int) -> None:
-    assert text
-    assert 0 <= done <= total
-
-
 def graft(base: Path, volumes: Volumes | None = None, run_id: str = "run-1") -> Outcome:
     return apply_plan(remaining(base), volumes or Volumes(base), run_id, silent)
 
@@ -139,12 +77,6 @@ def remaining(base: Path) -> Plan:
         if not path.exists() or sha256(path.read_bytes()) != wanted:
             steps.append(step)
     return Plan(PLAN.recipe, tuple(steps), PLAN.check, PLAN.backups, ())
-
-
-def count_changes(base: Path, work: Callable[[Volumes], object]) -> int:
-    volumes = Volumes(base)
-    work(volumes)
-    return volumes.changes
 
 
 def assert_boots(base: Path) -> None:

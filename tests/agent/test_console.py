@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import pytest
 
@@ -268,6 +268,52 @@ def test_two_boot_partitions_lead_to_the_choice_and_the_choice_to_the_plan() -> 
     ]
     assert actions.asked[-1] == ("inspect", Options(boot_partition="hda2"))
     assert "Chosen by you: Boot partition: hda2" in made.last
+
+
+def test_two_roots_lead_to_the_choice_and_a_recipe_can_be_chosen() -> None:
+    problem = "cannot choose a root file system: vg/root and vda1; name one with --root-partition"
+    found = inspection(None, problem)
+    linux: dict[str, JSON] = {"problem": problem, "candidates": ["vg/root", "vda1[@]"]}
+    found["facts"] = {**cast("dict[str, JSON]", found["facts"]), "linux": linux}
+    actions = ToldActions(found=found)
+    made = visit(
+        actions,
+        (FIRST, "choose"),
+        ("Choose", "root_partition"),
+        ("Root partition", "vda1[@]"),
+        ("Choose", "recipe"),
+        ("Recipes, instead of the payload's", "serial-console"),
+        ("Choose", "back"),
+    )
+    assert 'name one with the choice "Root partition"' in made.person.seen[0].body[0]
+    listed = made.person.seen[2]
+    assert [choice.key for choice in listed.choices] == ["", "vg/root", "vda1[@]", "back"]
+    recipes = [choice.key for choice in made.person.seen[4].choices]
+    assert {"hyperv-shim", "serial-console"} <= set(recipes)
+    assert "authorized-key" not in recipes  # it needs the key
+    chosen = Options(root_partition="vda1[@]", recipe="serial-console")
+    assert actions.asked[-1] == ("inspect", chosen)
+
+
+def test_a_guest_without_grub_legacy_is_shown_with_its_file_systems() -> None:
+    linux: dict[str, JSON] = {
+        "root": "vg/root",
+        "distribution": "debian",
+        "version": "13",
+        "architecture": "x86_64",
+        "boot_loader": "grub2",
+        "volumes": {"/": "vg/root", "/boot": "vda1"},
+        "absent": {"/srv": "it is of type nfs, which is elsewhere on the network"},
+        "problem": None,
+    }
+    found = inspection(None)
+    found["facts"] = {**cast("dict[str, JSON]", found["facts"]), "linux": linux}
+    first = visit(ToldActions(found=found)).person.seen[0]
+    assert first.default == "plan"
+    shown = "\n".join(first.body)
+    assert "Linux system: debian 13 x86_64, boot loader grub2" in shown
+    assert "  /boot is on vda1" in shown
+    assert "  /srv cannot be changed: it is of type nfs" in shown
 
 
 def test_only_what_can_be_chosen_is_listed_and_automatic_takes_a_choice_back() -> None:

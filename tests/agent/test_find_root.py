@@ -3,7 +3,8 @@
 import pytest
 
 from bootgraft_agent.disks import Disk, Partition
-from bootgraft_agent.live import Machine, NoRoot, Place, find_root
+from bootgraft_agent.machine import Machine, Place
+from bootgraft_agent.root_partition import NoRoot, find_root
 
 PARTITION = Partition(
     name="hda2",

@@ -1,5 +1,6 @@
 """What a plan shows of a guest: no secret of any kind."""
 
+import json
 import time
 
 import pytest
@@ -7,8 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootgraft_agent.errors import InvalidRequestError
-from bootgraft_agent.plan import BootCheck, Options, Plan, Target, WriteFile, readable
+from bootgraft_agent.plan import (
+    MAX_SHOWN,
+    BootCheck,
+    CreateFile,
+    Options,
+    Plan,
+    Step,
+    Target,
+    WriteFile,
+    readable,
+)
 from bootgraft_agent.secrets_mask import mask_secrets, mask_text
+from bootgraft_agent.states import Attributes
 from bootgraft_agent.view import outcome_json, plan_json, plan_lines
 from bootgraft_agent.volumes import Outcome
 
@@ -102,3 +114,34 @@ def test_shim_arguments_can_be_taken_away_but_no_name_can_be_empty() -> None:
     for name in ("kernel", "shim"):
         with pytest.raises(InvalidRequestError, match="is empty or unprintable"):
             Options(**{name: " "}).check()
+
+
+def make_plan(*steps: Step, secrets: tuple[str, ...] = ()) -> Plan:
+    return Plan("recipe:1", steps, None, "boot/bootgraft", (), secrets=secrets)
+
+
+def new_file(path: str, content: bytes) -> CreateFile:
+    return CreateFile(Target("root", "vda1", path), content, Attributes(0o600, 0, 0, ()), "new")
+
+
+def test_a_new_file_is_shown_as_lines_that_come_unless_it_is_no_text() -> None:
+    plan = make_plan(new_file("etc/a", b"one\n"), new_file("etc/b", b"\0binary"))
+    ((path, diff),) = plan.diffs()
+    assert path == "vda1:/etc/a"
+    assert diff.splitlines()[-2:] == ["+one", " "]
+
+
+def test_secrets_of_recipes_are_nowhere_to_be_read() -> None:
+    key = "-----BEGIN KEY-----\nQUJDREVG\nR0hJSktM\n-----END KEY-----\n"
+    step = new_file("etc/key", f"the key:\n{key}and hunter2\n".encode())
+    plan = make_plan(step, secrets=(key, "hunter2"))
+    shown = json.dumps([plan_json(plan), outcome_json(Outcome("run-1", (), ()), plan)])
+    shown += "\n".join(plan_lines(plan))
+    assert "the key:" in shown
+    for word in ("hunter2", "QUJDREVG", "R0hJSktM"):
+        assert word not in shown
+
+
+def test_what_is_shown_of_many_files_is_bounded() -> None:
+    steps = [new_file(f"etc/{number}", b"x" * 100_000) for number in range(100)]
+    assert sum(len(after) for _, _, after in make_plan(*steps).texts()) <= MAX_SHOWN

@@ -15,6 +15,7 @@ from bootgraft_agent.parameters import Parameters
 from bootgraft_agent.plan import Options
 from bootgraft_agent.result import Result
 from bootgraft_agent.unattended import Unattended
+from bootgraft_agent.wire import JSON
 
 
 @dataclass
@@ -89,7 +90,7 @@ def test_a_payload_is_waited_for_no_longer_than_stated() -> None:
     assert result.outcome == "refused"
     assert "hdd is empty. Nothing was changed." in result.reason
     assert result.next_step.startswith("Put the ISO with the directory shim")
-    assert "waiting 120 s for a DVD with the directory shim" in attempt.said
+    assert "waiting 120 s for a DVD with the directory shim or recipes" in attempt.said
 
 
 def test_a_payload_that_comes_meanwhile_is_used() -> None:
@@ -102,6 +103,40 @@ def test_a_payload_that_comes_meanwhile_is_used() -> None:
     assert attempt.run().outcome == "grafted"
     assert 1000 < attempt.clock.now < 1030
     assert actions.names.count("inspect") == 2
+
+
+def linux_without_grub_legacy() -> dict[str, JSON]:
+    """An inspection of a guest of today, without any payload."""
+    linux: dict[str, JSON] = {"root": "vda1", "problem": None}
+    facts: dict[str, JSON] = {"disks": [], "dvd_drives": [], "guest": None, "linux": linux}
+    return {"facts": facts, "problem": "no boot partition was found", "warnings": []}
+
+
+def test_for_a_linux_guest_recipes_may_come_meanwhile() -> None:
+    def come(actions: ToldActions) -> None:
+        actions.found = inspection(guest())
+
+    found = linux_without_grub_legacy()
+    actions = ToldActions(found=found, payload_problems=[NO_PAYLOAD] * 5, on_payload=come)
+    attempt = Attempt(actions)
+    assert attempt.run().outcome == "grafted"
+    assert 1000 < attempt.clock.now < 1030
+
+
+@pytest.mark.parametrize(
+    ("problems", "options"), [([], Options()), ([NO_PAYLOAD] * 99, Options(recipe="x"))]
+)
+def test_nothing_is_waited_for_where_it_would_change_nothing(
+    problems: list[str | None], options: Options
+) -> None:
+    actions = ToldActions(
+        found=linux_without_grub_legacy(),
+        payload_problems=problems,
+        errors={"plan": RefusedError("no boot partition was found")},
+    )
+    attempt = Attempt(actions, Parameters(options=options))
+    assert attempt.run().outcome == "refused"
+    assert attempt.clock.now == 1000
 
 
 @pytest.mark.parametrize(

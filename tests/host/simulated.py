@@ -33,8 +33,9 @@ UNTOUCHED: dict[str, JSON] = {"grafted_by": None, "writes": 0}
 MENU_SCREEN = "    GNU GRUB  version 0.97\n  bootgraft"
 
 
-def plan_result(*, already_grafted: bool) -> dict[str, JSON]:
+def plan_result(*, already_grafted: bool, recipe: str = "hyperv-shim") -> dict[str, JSON]:
     return {
+        "recipe": recipe,
         "plan_sha256": "0123abcd",
         "steps": [] if already_grafted else [{"kind": "copy", "text": "copy xen.gz"}],
         "diffs": [{"path": "grub/menu.lst", "diff": "--- old\n+++ new\n-timeout=5\n+timeout=15\n"}],

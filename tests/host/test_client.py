@@ -392,6 +392,7 @@ def test_a_late_reply_to_an_earlier_request_is_passed_over() -> None:
 
 PLAN: dict[str, JSON] = {
     "plan_sha256": "ab",
+    "recipe": "serial-console:0123456789ab hyperv-shim",
     "steps": [{"kind": "copy", "text": "copy xen.gz"}],
     "diffs": [{"path": "grub/menu.lst", "diff": "--- a\n+++ b\n"}],
     "warnings": ["an old initrd"],
@@ -408,12 +409,14 @@ def test_a_plan_is_read() -> None:
         "grub/menu.lst",
     )
     assert plan.warnings == ("an old initrd",)
+    assert plan.recipe_names == ("serial-console", "hyperv-shim")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
         ("plan_sha256", None, "plan: plan_sha256 should be text, found nothing"),
+        ("recipe", 7, "plan: recipe should be text, found int '7'"),
         ("steps", {}, "plan: steps should be a list"),
         ("steps", ["copy"], "plan: steps[0] should be an object, found str 'copy'"),
         ("steps", [{"kind": "copy"}], "plan: steps[0]: text is missing"),

@@ -203,4 +203,4 @@ def test_a_configuration_of_another_version_is_refused() -> None:
 def test_without_anything_to_change_the_options_are_named(shell: Shell, tmp_path: Path) -> None:
     output = shell("iso", "customise", "a.iso", str(tmp_path / "b.iso"), state=False)
     assert output.status == 2
-    assert "give --mode, --option, --add-payload, --menu-time or" in output.err
+    assert "give --mode, --option, --add-payload, --recipe, --menu-time or" in output.err

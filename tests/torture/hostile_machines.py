@@ -313,6 +313,9 @@ def try_inside(bench: MachineBench, disks: Sequence[HostileDisk], tally: Tally) 
     with tally.case("inspect of a machine of hostile disks"):
         if not system["inspect"].startswith('{"facts": '):
             raise AssertionError(system["inspect"])
+    with tally.case("a look for Linux systems on hostile disks, logical volumes among them"):
+        if not re.match(r'\{".*"problem": ', system["linux"]):
+            raise AssertionError(system["linux"])
     with tally.case("LVM and arrays, which must not start by themselves"):
         if "hostile" not in system["volumes"] or "ARRAY" not in system["arrays"]:
             raise AssertionError(f"there was nothing to start: {system}")

@@ -36,9 +36,11 @@ if __name__ == "__main__":
 
 import serial  # noqa: E402
 
-from bootgraft_agent import live, mounts  # noqa: E402
+from bootgraft_agent import live, live_guest, mounts  # noqa: E402
 from bootgraft_agent.disks import Disk, Partition, read_block_devices  # noqa: E402
 from bootgraft_agent.errors import BootgraftError  # noqa: E402
+from bootgraft_agent.live_recipes import look_for_linux  # noqa: E402
+from bootgraft_agent.machine import Machine, read_machine  # noqa: E402
 from bootgraft_agent.plan import Options  # noqa: E402
 from bootgraft_agent.view import guest_json  # noqa: E402
 
@@ -182,7 +184,7 @@ def look_at(carrier: Path, case: dict[str, int | str]) -> str:
             *((partition,), None),
         )
         try:
-            guest, _ = live.read_live_guest(live.Machine((whole,), ()), Options())
+            guest, _, _ = live_guest.read_live_guest(Machine((whole,), ()), Options())
         except (BootgraftError, OSError) as error:
             return f"refused: {error}"
         return f"found: {len(json.dumps(guest_json(guest)))}"
@@ -233,7 +235,10 @@ def inspect_machine() -> dict[str, object]:
         lambda: json.dumps(actions.inspect(Options()))[:3500], INSPECT_TIMEOUT
     )
     found["seconds"] = round(time.monotonic() - began, 1)
-    live.read_machine()
+    found["linux"] = in_a_child(
+        lambda: json.dumps(look_for_linux(read_machine(), Options()))[:3500], INSPECT_TIMEOUT
+    )
+    read_machine()
     found["active"] = [
         path.read_text().strip()
         for path in (*Path("/sys/block").glob("dm-*/dm/name"), *Path("/sys/block").glob("md*/dev"))

@@ -208,7 +208,7 @@ MUTANTS = (
         "hostile_disk",
         (
             Edit(
-                "agent/bootgraft_agent/live.py",
+                "agent/bootgraft_agent/machine.py",
                 "        if device.is_guest_storage:\n",
                 "        if not device:\n",
             ),

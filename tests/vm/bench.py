@@ -31,18 +31,26 @@ class Said:
 
 
 class Bench:
-    """A vm.toml and the disk `appliance.vhd` in one folder; `runtime` has a short path."""
+    """A vm.toml and its one disk in one folder; `runtime` has a short path."""
 
-    def __init__(self, folder: Path, runtime: Path, live_iso: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        runtime: Path,
+        live_iso: Path,
+        *,
+        vm_toml: str = VM_TOML,
+        disk: str = "appliance.vhd",
+    ) -> None:
         self.folder = folder
         self.live_iso = live_iso
         self.vm = folder / "vm.toml"
-        self.disk = folder / "appliance.vhd"
+        self.disk = folder / disk
         self.state = folder / "state"
         self._runtime = runtime
         self._temporary = runtime / "tmp"
         self._temporary.mkdir()
-        self.vm.write_text(VM_TOML)
+        self.vm.write_text(vm_toml)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -55,8 +63,8 @@ class Bench:
             "BOOTGRAFT_ISO": str(self.live_iso),
         }
 
-    def bootgraft(self, *arguments: str | Path) -> Said:
-        """Run the command to its end."""
+    def bootgraft(self, *arguments: str | Path, timeout: float = COMMAND_TIMEOUT) -> Said:
+        """Run the command to its end; `timeout` in seconds."""
         result = subprocess.run(
             [COMMAND, *arguments],
             env=self.environment,
@@ -64,7 +72,7 @@ class Bench:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_TIMEOUT,
+            timeout=timeout,
             check=False,
         )
         return Said(result.returncode, result.stdout, result.stderr)
