@@ -9,6 +9,7 @@ import pytest
 from bootgraft_agent.errors import RefusedError
 from bootgraft_host.job import NotRestoredError
 from bootgraft_host.machine import MachineError, Media
+from bootgraft_host.recipes import choose_recipes
 from bootgraft_host.replies import Progress
 from bootgraft_host.workflow import GraftOrder, run_confirm, run_graft, run_inspect, run_recover
 from host.bench import (
@@ -20,7 +21,15 @@ from host.bench import (
     check_aftermath,
     raise_machine_error,
 )
-from host.simulated import CONFIGURATION, HOST_FOLDER, MARKER, UNTOUCHED, Guest, SimulatedMachine
+from host.simulated import (
+    CONFIGURATION,
+    HOST_FOLDER,
+    MARKER,
+    UNTOUCHED,
+    Guest,
+    SimulatedMachine,
+    plan_result,
+)
 
 HEARTBEAT = "OkApplicationsUnknown"
 
@@ -87,6 +96,33 @@ def test_uploaded_isos_are_attached_by_their_paths_on_the_host_and_removed(bench
     told = [each.text for each in bench.watcher.events if isinstance(each, Progress)]
     assert told == ["copy live.iso", "copy payload.iso"]
     assert machine.uploads == []
+
+
+def test_recipes_become_a_payload_that_is_uploaded_and_gone_afterwards(bench: Bench) -> None:
+    recipes = choose_recipes(["serial-console"], ())
+    guest = Guest(
+        answers={"plan": plan_result(already_grafted=True, recipe="serial-console:0123456789ab")}
+    )
+    machine = bench.machine(guest)
+    media = replace(bench.media, payload_iso=None, upload=True)
+    result = run_graft(bench.setup(machine), GraftOrder(media, recipes=recipes))
+    assert (result.outcome, result.adapter_kept) == ("already-grafted", False)
+    assert bench.watcher.steps[:3] == ["payload", "preflight", "capture"]
+    assert machine.dvds_at["plan"] == [f"{HOST_FOLDER}/live.iso", f"{HOST_FOLDER}/payload.iso"]
+    assert machine.configuration == CONFIGURATION
+    assert machine.uploads == []
+    assert not list(result.directory.glob("*.iso"))
+
+
+def test_a_cut_off_run_of_recipes_is_recovered_with_the_adapter_as_it_was(bench: Bench) -> None:
+    plan = plan_result(already_grafted=False, recipe="serial-console:0123456789ab")
+    fault = FaultAt("turn_off", raise_machine_error, for_good=True)
+    bench.graft(bench.machine(Guest(answers={"plan": plan}), fault))
+    (record,) = bench.state.list_unfinished()
+    assert (record.stage, record.keeps_adapter) == ("grafted", False)
+    machine = bench.machine()
+    assert run_recover(bench.setup(machine)).outcome == "restored"
+    assert machine.configuration == CONFIGURATION
 
 
 def test_a_failed_upload_leaves_the_machine_as_it_was(bench: Bench) -> None:
