@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from bootgraft_agent import grub
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
-from bootgraft_agent.files import Tree, WritableTree, parent_of
+from bootgraft_agent.files import TEMPORARY, Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.manifest import NAME, RESULT, Change, Manifest, check_run_id
 from bootgraft_agent.plan import CopyFile, Plan, Target, Where, WriteFile, sha256
@@ -199,12 +199,39 @@ def _check_unchanged(step: WriteFile, tree: Tree) -> None:
 
 def _write_root(plan: Plan, volumes: Volumes, progress: Progress) -> None:
     writes = [step for step in _writes(plan) if step.target.where == "root"]
-    if not writes:
+    places = {parent_of(step.target.path) for step in writes} | _left_in_root(plan, volumes)
+    if not places:
         return
     with volumes.write("root") as root:
+        for place in sorted(places):
+            root.remove_temporaries(place)
         for step in writes:
-            root.remove_temporaries(parent_of(step.target.path))
             _write(step, root, progress)
+
+
+def _left_in_root(plan: Plan, volumes: Volumes) -> set[str]:
+    """Give the directories in which a rollback that was cut off has left an unfinished file.
+
+    There may be nothing else to write there: it had not come to its first rename.
+    """
+    with volumes.read("boot") as boot:
+        runs = read_manifests(boot, plan.backups)
+    places = {
+        parent_of(change.path) for run in runs for change in run.changes if change.where == "root"
+    }
+    if not places:
+        return set()
+    try:
+        with volumes.read("root") as root:
+            return {
+                place
+                for place in places
+                if root.is_directory(place)
+                and any(name.startswith(TEMPORARY) for name in root.names(place))
+            }
+    except RefusedError as error:  # this plan may do without that file system
+        _log.warning("cannot look for unfinished files: %s", error)
+        return set()
 
 
 def _switch_menu(
