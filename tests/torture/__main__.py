@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing import connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from torture.controller_killed import ControllerKilled
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None, families: Sequence[Family] = FAMILIE
 def _run_side_by_side(families: Sequence[Family], arguments: argparse.Namespace) -> bool:
     """Run each family in a process, so many at a time; give whether all survived."""
     context = multiprocessing.get_context("fork")
-    waiting, running = deque(families), list[multiprocessing.Process]()
+    waiting, running = deque(families), list[ForkProcess]()
     survived = True
     try:
         while waiting or running:
