@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bootgraft_agent import grub
+from bootgraft_agent.directory_growth import TEMPORARY_NAME, check_growth
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
 from bootgraft_agent.files import TEMPORARY, Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
@@ -44,6 +45,7 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, progress: Progress) ->
     if plan.is_done:
         return Outcome(None, (), verify(plan, volumes))
     manifest = _plan_manifest(plan, volumes, run_id)
+    _check_growth(plan, volumes)
     try:
         menu = _prepare(plan, manifest, volumes, progress)
         _write_root(plan, volumes, progress)
@@ -76,6 +78,22 @@ def _plan_manifest(plan: Plan, volumes: Volumes, run_id: str) -> Manifest:
         continues=tuple(dict.fromkeys(continued)),
         changes=tuple(_plan_changes(plan, times)),
     )
+
+
+def _check_growth(plan: Plan, volumes: Volumes) -> None:
+    """Refuse where a directory that GRUB reads may have to grow for what is to be put there."""
+    menu = parent_of(plan.check.menu.path)
+    names = {parent_of(plan.backups): [plan.backups.rpartition("/")[2]]}
+    for step in plan.steps:
+        if isinstance(step, CopyFile):
+            directory, _, name = step.target.path.rpartition("/")
+            names.setdefault(directory, []).append(name)
+    names.setdefault(menu, []).append(TEMPORARY_NAME)
+    with volumes.read("boot") as boot:
+        for directory, added in names.items():
+            shown = f"{volumes.name('boot')}:/{directory}"
+            if boot.is_directory(directory):
+                check_growth(boot, directory, [*added, TEMPORARY_NAME], shown)
 
 
 def _root_times(plan: Plan, volumes: Volumes) -> dict[str, int]:
