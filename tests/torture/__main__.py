@@ -22,6 +22,7 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from torture.controller_killed import ControllerKilled
+from torture.crowded import CrowdedLog
 from torture.family import EnoughLostError, Family, Settings, Tally, describe
 from torture.hostile_disk import HostileDisk, HostileTree
 from torture.payload_iso import PayloadIso
@@ -36,6 +37,7 @@ FAILED = "the family itself failed"
 FAMILIES: tuple[Family, ...] = (
     WriteLog(),
     TreeModeLog(),
+    CrowdedLog(),
     PowerCut(),
     ControllerKilled(),
     SerialLine(),

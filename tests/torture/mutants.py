@@ -149,6 +149,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "a directory that GRUB reads is let grow",
+        "crowded_log",
+        (
+            Edit(
+                "agent/bootgraft_agent/directory_growth.py",
+                "    if grows:\n",
+                "    if grows and not names:\n",
+            ),
+        ),
+        count=8,
+    ),
+    Mutant(
         "a disk is not set read-only while looking",
         "write_log",
         (
