@@ -29,6 +29,7 @@ from torture.payload_iso import PayloadIso
 from torture.power_cut import PowerCut
 from torture.serial_line import SerialLine, SerialRuns
 from torture.write_log import TreeModeLog, WriteLog
+from torture.xfs_log import XfsLog
 from vm.bench import find_live_iso
 
 MEMORY_NEEDED = 4 << 30  # bytes
@@ -36,6 +37,7 @@ MOST_JOBS = 2  # families at a time: some hold deadlines
 FAILED = "the family itself failed"
 FAMILIES: tuple[Family, ...] = (
     WriteLog(),
+    XfsLog(),
     TreeModeLog(),
     CrowdedLog(),
     PowerCut(),
