@@ -1,13 +1,18 @@
-"""Whether a directory of an ext file system can take more names without having to grow.
+"""Whether a directory of ext or XFS can take more names without having to grow.
 
-A directory that grows moves names to another block: one that was a single block becomes a tree
-(dir_index), and a full leaf of such a tree is split. Both blocks then reach the disk one after the
-other, in any order. GRUB, which does not replay the journal, may find the first without the
+A directory of ext that grows moves names to another block: one that was a single block becomes a
+tree (dir_index), and a full leaf of such a tree is split. Both blocks then reach the disk one after
+the other, in any order. GRUB, which does not replay the journal, may find the first without the
 second: files are gone for it, or it reads on for ever. A directory without the tree is safe: a
 block is added behind the others, and no name moves.
 
+A directory of XFS (version 4, which GRUB reads) lies in its inode, then in one block, then in
+several with an index beside them: the same holds from one form to the next, and GRUB counts the
+names of the last form by the index.
+
 Sources: Linux, fs/ext4/namei.c (ext4_add_entry, ext4_find_dest_de, make_indexed_dir),
-include/uapi/linux/{fs,fiemap}.h, Documentation/filesystems/ext4/directory.rst.
+include/uapi/linux/{fs,fiemap}.h, Documentation/filesystems/ext4/directory.rst,
+fs/xfs/libxfs/{xfs_format,xfs_da_format}.h; GRUB legacy, stage2/fsys_xfs.c.
 """
 
 import fcntl
@@ -38,6 +43,16 @@ _UNKNOWN, _INLINE = 0x2, 0x200  # flags of an extent
 _ENTRY = struct.Struct("<IHB")  # inode, record length, name length
 
 
+_XFS_MAGIC = b"XFSB"
+_XFS_VERSION_4 = 4
+_XFS_CORE = 100  # bytes of an inode of version 4 before what is in it
+_XFS_BLOCK_MAGIC = b"XD2B"
+_XFS_TAIL = struct.Struct(">II")  # names in the block, and those that are stale
+_XFS_LEAF_ENTRY = 8
+_XFS_GAP = struct.Struct(">HH")  # offset and length; the block's three largest, after its magic
+_XFS_GAPS = 4
+
+
 @dataclass(frozen=True, slots=True)
 class _Ext:
     """What matters of a superblock."""
@@ -50,8 +65,8 @@ class _Ext:
 def check_growth(tree: Tree, directory: str, names: Sequence[str], shown: str) -> None:
     """Refuse to add names to a directory that may have to grow for them; `shown` is its name.
 
-    Says nothing of other file systems than ext2, ext3 and ext4, nor where the block device cannot
-    be read. Raises RefusedError.
+    Says nothing of other file systems than ext2, ext3, ext4 and XFS of version 4, nor where the
+    block device cannot be read. Raises RefusedError.
     """
     try:
         grows = _may_grow(tree, directory, names)
@@ -72,10 +87,13 @@ def _may_grow(tree: Tree, directory: str, names: Sequence[str]) -> bool:
         if node is None:
             return False
         with node.open("rb", buffering=0) as device:
+            superblock = os.pread(device.fileno(), 512, 0)
+            if superblock.startswith(_XFS_MAGIC):
+                return _may_grow_in_xfs(fd, device.fileno(), superblock, names)
             ext = _read_superblock(device.fileno())
             if ext is None or not ext.dir_index:
                 return False
-            blocks = _read_blocks(fd, device.fileno(), ext)
+            blocks = _read_blocks(fd, device.fileno(), ext.block_size)
             (flags,) = struct.unpack("=I", fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))[:4])
     if blocks is None:
         return False
@@ -134,7 +152,7 @@ def _read_superblock(device: int) -> _Ext | None:
     return _Ext(size, bool(compatible & _DIR_INDEX), size - checksum)
 
 
-def _read_blocks(directory: int, device: int, ext: _Ext) -> list[bytes] | None:
+def _read_blocks(directory: int, device: int, size: int) -> list[bytes] | None:
     """Read a directory's blocks; None where they are nowhere, or too many."""
     request = bytearray(_FIEMAP.pack(0, 2**64 - 1, 0, 0, _EXTENTS, 0))
     request += bytes(_EXTENTS * _EXTENT.size)
@@ -145,9 +163,45 @@ def _read_blocks(directory: int, device: int, ext: _Ext) -> list[bytes] | None:
         _, place, length, _, _, flags, *_ = _EXTENT.unpack_from(
             request, _FIEMAP.size + number * _EXTENT.size
         )
-        if flags & (_UNKNOWN | _INLINE) or len(blocks) + length // ext.block_size > _MAX_BLOCKS:
+        if flags & (_UNKNOWN | _INLINE) or len(blocks) + length // size > _MAX_BLOCKS:
             return None
         content = os.pread(device, length, place)
-        size = ext.block_size
         blocks += (content[at : at + size] for at in range(0, len(content), size))
     return blocks or None
+
+
+# XFS
+
+
+def _may_grow_in_xfs(directory: int, device: int, superblock: bytes, names: Sequence[str]) -> bool:
+    (version,) = struct.unpack_from(">H", superblock, 100)
+    if version & 15 != _XFS_VERSION_4:
+        return False  # GRUB cannot read it
+    (block_size,) = struct.unpack_from(">I", superblock, 4)
+    (inode_size,) = struct.unpack_from(">H", superblock, 104)
+    block_size <<= superblock[192]  # a directory's may be several of the others
+    size = os.fstat(directory).st_size
+    if size > block_size:
+        return True
+    if size < block_size:
+        attributes = os.listxattr(directory)
+        used = sum(len(os.fsencode(name)) + 16 for name in attributes)
+        used += sum(len(os.getxattr(directory, name)) for name in attributes)
+        # Of a name: its length, a place, an inode number of up to 8 bytes, perhaps a type.
+        needed = sum(len(os.fsencode(name)) + 12 for name in names)
+        return bool(size + needed > inode_size - _XFS_CORE - used)
+    blocks = _read_blocks(directory, device, block_size)
+    return blocks is None or not fits_xfs(blocks[0], names)
+
+
+def fits_xfs(block: bytes, names: Sequence[str]) -> bool:
+    """Say whether the one block of a directory takes names in the gap before its index."""
+    if not block.startswith(_XFS_BLOCK_MAGIC):
+        return False
+    count, _ = _XFS_TAIL.unpack_from(block, len(block) - _XFS_TAIL.size)
+    index = len(block) - _XFS_TAIL.size - count * _XFS_LEAF_ENTRY
+    gaps = [_XFS_GAP.unpack_from(block, _XFS_GAPS + n * _XFS_GAP.size) for n in range(3)]
+    room = max((length for offset, length in gaps if offset + length == index), default=0)
+    # Of a name: its inode number, its length, perhaps a type, its place; then in the index.
+    needed = sum((len(os.fsencode(name)) + 19) // 8 * 8 + _XFS_LEAF_ENTRY for name in names)
+    return needed <= room

@@ -1,5 +1,6 @@
 """What a directory of ext takes without growing: by its bytes, and by what the kernel does."""
 
+import itertools
 import os
 import random
 import struct
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bootgraft_agent.directory_growth import check_growth, fits
+from bootgraft_agent.directory_growth import check_growth, fits, fits_xfs
 from bootgraft_agent.errors import RefusedError
 from bootgraft_agent.files import Tree
 from vm.commands import run
@@ -41,11 +42,38 @@ def block(*entries: bytes) -> bytes:
         (block(entry(b".", 12), struct.pack("<IHBB", 12, 60_000, 1, 1) + bytes(44)), ["a"], True),
         (b"", ["a"], False),
     ],
+    ids=itertools.count(),
 )
 def test_names_need_gaps_that_are_long_enough(
     content: bytes, names: list[str], wanted: bool
 ) -> None:
     assert fits(content, names) is wanted
+
+
+def xfs_block(count: int, gap: tuple[int, int]) -> bytes:
+    """A directory's only block, of 512 bytes, with one gap: offset and length."""
+    start = b"XD2B" + struct.pack(">HHHHHH", *gap, 0, 0, 0, 0)
+    return start + bytes(512 - len(start) - 8) + struct.pack(">II", count, 0)
+
+
+@pytest.mark.parametrize(
+    ("block", "names", "wanted"),
+    [
+        # The index of ten names begins at 424.
+        (xfs_block(10, (384, 40)), ["a" * 20], True),
+        (xfs_block(10, (384, 40)), ["a" * 21], False),
+        (xfs_block(10, (376, 48)), ["a" * 4, "b" * 4], True),
+        (xfs_block(10, (376, 48)), ["a" * 4, "b" * 5], False),
+        # A gap elsewhere leaves the index no room.
+        (xfs_block(10, (300, 100)), ["a"], False),
+        (b"XD2D" + xfs_block(10, (384, 40))[4:], ["a"], False),
+    ],
+    ids=itertools.count(),
+)
+def test_names_in_a_block_of_xfs_need_room_before_the_index(
+    block: bytes, names: list[str], wanted: bool
+) -> None:
+    assert fits_xfs(block, names) is wanted
 
 
 @pytest.fixture(params=["1024", "4096"])

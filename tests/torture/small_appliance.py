@@ -27,8 +27,12 @@ def build_small_appliance(directory: Path, kind: str = "ext3") -> GuestDisk:
     (boot / KERNEL).write_bytes(tiny_kernel.make_kernel_xen(RELEASE))
     (boot / INITRD).write_bytes(_make_initrd())
     write_root_tree(root, "small")
-    stage1_5 = "xfs_stage1_5" if kind == "xfs" else "e2fs_stage1_5"
-    shutil.copyfile(grub_legacy.stage_folder() / stage1_5, boot / "grub" / stage1_5)
+    stage1_5 = "e2fs_stage1_5"
+    if kind == "xfs":
+        stage1_5 = "xfs_stage1_5"
+        # All of them, as grub-install has it: the directory is in a block then, not in its inode.
+        for path in grub_legacy.stage_folder().glob("*_stage1_5"):
+            shutil.copyfile(path, boot / "grub" / path.name)
     disk = make_guest_disk(
         directory / "appliance.raw", Partition(SIZE, boot, kind), Partition(SIZE, root, kind)
     )
