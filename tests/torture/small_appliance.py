@@ -30,9 +30,11 @@ def build_small_appliance(directory: Path, kind: str = "ext3") -> GuestDisk:
     stage1_5 = "e2fs_stage1_5"
     if kind == "xfs":
         stage1_5 = "xfs_stage1_5"
-        # All of them, as grub-install has it: the directory is in a block then, not in its inode.
+        # As many names as installers leave: the directories are in blocks then, not in inodes.
         for path in grub_legacy.stage_folder().glob("*_stage1_5"):
             shutil.copyfile(path, boot / "grub" / path.name)
+        for name in (f"System.map-{RELEASE}", f"symvers-{RELEASE}.gz", f"xen.gz-{RELEASE}"):
+            (boot / name).write_text("not what GRUB reads here\n")
     disk = make_guest_disk(
         directory / "appliance.raw", Partition(SIZE, boot, kind), Partition(SIZE, root, kind)
     )
