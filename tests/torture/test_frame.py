@@ -95,6 +95,7 @@ class Dies:
     name = "dies"
 
     def run(self, settings: Settings, rng: random.Random, tally: Tally) -> None:
+        settings.scratch.rmdir()
         os._exit(9)
 
 
