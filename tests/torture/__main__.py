@@ -21,6 +21,7 @@ from torture.family import EnoughLostError, Family, Settings, Tally, describe
 from torture.hostile_disk import HostileDisk, HostileTree
 from torture.payload_iso import PayloadIso
 from torture.power_cut import PowerCut
+from torture.recipe_log import RecipeLog
 from torture.serial_line import SerialLine, SerialRuns
 from torture.write_log import TreeModeLog, WriteLog
 from vm.bench import find_live_iso
@@ -30,6 +31,7 @@ FAILED = "the family itself failed"
 FAMILIES: tuple[Family, ...] = (
     WriteLog(),
     TreeModeLog(),
+    RecipeLog(),
     PowerCut(),
     ControllerKilled(),
     SerialLine(),
