@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bootgraft_agent import grub
+from bootgraft_agent.directory_growth import TEMPORARY_NAME, check_growth
 from bootgraft_agent.effects import Change as ChangeStep
 from bootgraft_agent.effects import changes, expected, targets, wanted
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
-from bootgraft_agent.files import Tree, WritableTree, parent_of
+from bootgraft_agent.files import TEMPORARY, Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.manifest import NAME, RESULT, Change, Manifest, check_run_id
 from bootgraft_agent.plan import (
@@ -63,6 +64,7 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, show: Progress) -> Out
     if plan.is_done:
         return Outcome(None, (), verify(plan, (), volumes))
     manifest = _plan_manifest(plan, volumes, run_id)
+    _check_growth(plan, volumes)
 
     def progress(text: str, done: int, total: int) -> None:
         show(plan.masked(text), done, total)
@@ -71,8 +73,12 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, show: Progress) -> Out
         with _copied_backups(plan, manifest, volumes) as copies:
             first, *rest = _openings(plan)
             switches = _prepare(plan, manifest, first, copies, volumes, progress)
+        left = _find_unfinished(plan, volumes)
         for opening in rest:
-            _carry_out(opening, volumes, progress)
+            _carry_out(opening, left.pop(opening.where, set()), volumes, progress)
+        for where, directories in left.items():
+            with volumes.write(where) as tree:
+                _tidy(tree, directories)
         for switch in switches:
             _switch(switch, volumes, progress)
         progress("reading everything back", 0, 0)
@@ -115,6 +121,33 @@ def _find_continued(plan: Plan, earlier: Iterable[Manifest], volumes: Volumes) -
         return
     if all(plan.check.menu not in targets(step) for step in plan.steps):
         yield alike[-1].run_id  # it mends what that run's menu names
+
+
+def _check_growth(plan: Plan, volumes: Volumes) -> None:
+    """Refuse where a directory that GRUB reads may have to grow for what is to be put there."""
+    names: dict[str, list[str]] = {parent_of(plan.backups): [plan.backups.rpartition("/")[2]]}
+    for _, step in changes(plan):
+        for target in targets(step):
+            directory, _, name = target.path.rpartition("/")
+            if not _is_read_by_grub(target, directory, volumes):
+                continue
+            added = names.setdefault(directory, [])
+            if expected(step, target) is None:
+                added.append(name)
+            if plan.is_switch(target):
+                added.append(TEMPORARY_NAME)  # it is there together with another one
+    with volumes.read("boot") as boot:
+        for directory, added in names.items():
+            shown = f"{volumes.name('boot')}:/{directory}"
+            if boot.is_directory(directory):
+                check_growth(boot, directory, [*added, TEMPORARY_NAME], shown)
+
+
+def _is_read_by_grub(target: Target, directory: str, volumes: Volumes) -> bool:
+    """Whether GRUB looks for its files in or through a directory of the guest's."""
+    if target.where == "boot":
+        return True
+    return bool(volumes.boot_prefix) and target.where == "root" and not directory
 
 
 def recipe_names(recipe: str) -> set[str]:
@@ -285,9 +318,11 @@ def _prepare(
         return [_Switch(step, _make(step, boot, volumes, progress)) for step in switched]
 
 
-def _carry_out(opening: _Opening, volumes: Volumes, progress: Progress) -> None:
+def _carry_out(
+    opening: _Opening, unfinished: set[str], volumes: Volumes, progress: Progress
+) -> None:
     with volumes.write(opening.where) as tree:
-        _tidy(tree, _parents(opening.steps))
+        _tidy(tree, _parents(opening.steps) | unfinished)
         for step in opening.steps:
             _do(step, tree, volumes, progress)
 
@@ -302,6 +337,35 @@ def _switch(switch: _Switch, volumes: Volumes, progress: Progress) -> None:
 
 def _parents(steps: Iterable[ChangeStep]) -> set[str]:
     return {parent_of(target.path) for step in steps for target in targets(step)}
+
+
+def _find_unfinished(plan: Plan, volumes: Volumes) -> dict[Where, set[str]]:
+    """Give the directories in which a rollback that was cut off has left an unfinished file.
+
+    There may be nothing else to write there: it had not come to its first rename.
+    """
+    with volumes.read("boot") as boot:
+        runs = read_manifests(boot, plan.backups)
+    places: dict[Where, set[str]] = {}
+    for change in (each for run in runs for each in run.changes if each.where != "boot"):
+        places.setdefault(change.where, set()).add(parent_of(change.path))
+    found: dict[Where, set[str]] = {}
+    for where, directories in places.items():
+        try:
+            with volumes.read(where) as tree:
+                left = {each for each in directories if _has_temporaries(tree, each)}
+        except RefusedError as error:  # this plan may do without that file system
+            _log.warning("cannot look for unfinished files: %s", error)
+            continue
+        if left:
+            found[where] = left
+    return found
+
+
+def _has_temporaries(tree: Tree, directory: str) -> bool:
+    if not tree.is_directory(directory):
+        return False
+    return any(name.startswith(TEMPORARY) for name in tree.names(directory))
 
 
 def _tidy(tree: WritableTree, directories: Iterable[str]) -> None:

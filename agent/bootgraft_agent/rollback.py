@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bootgraft_agent import grub
+from bootgraft_agent.directory_growth import TEMPORARY_NAME, check_growth
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
 from bootgraft_agent.files import TEMPORARY, Tree, WritableTree, parent_of, temporary_beside
 from bootgraft_agent.guest import FILE_COMMANDS, MAX_TEXT, file_argument, grub_path
@@ -80,6 +81,7 @@ def roll_back(backups: str, volumes: Volumes, run_id: str | None, progress: Prog
     _check_unchanged(backups, chain, restores, volumes)
     _check_backups(restores, volumes)
     _check_menu(restores, manifests.values(), volumes)
+    _check_growth(restores, volumes)
     done: list[Changed] = []
     try:
         _restore(backups, chain, restores, volumes, progress, done)
@@ -311,6 +313,19 @@ def _check_menu(
                         f"the menu /{menu} would still name /{path} after this rollback, which"
                         " removes it; roll the run back that wrote the menu, with --run"
                     )
+
+
+def _check_growth(restores: Iterable[_Restore], volumes: Volumes) -> None:
+    """Refuse where the menu's directory may have to grow for the menu's replacement."""
+    with volumes.read("boot") as boot:
+        for menu in (
+            each
+            for each in restores
+            if each.where == "boot" and each.is_switch and each.is_due(boot)
+        ):
+            directory = parent_of(menu.path)
+            shown = f"{volumes.name('boot')}:/{directory}"
+            check_growth(boot, directory, [TEMPORARY_NAME] * 2, shown)
 
 
 def _named_files(menu: bytes) -> Iterable[str]:

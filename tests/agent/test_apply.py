@@ -185,6 +185,22 @@ def test_after_a_power_cut_in_a_rollback_grub_finds_old_or_new_and_a_second_one_
         assert state(base) == before, f"change {at} of {total}"
 
 
+def test_a_graft_after_a_rollback_that_was_cut_off_leaves_no_unfinished_file(base: Path) -> None:
+    graft(base)
+    total = count_changes(base, lambda volumes: roll_back("bootgraft", volumes, None, silent))
+    in_root = 0
+    for at in range(1, total + 1):
+        graft(base, run_id=f"run-{at}")
+        with pytest.raises(PowerCutError):
+            roll_back("bootgraft", Volumes(base, PowerCutError(), at), None, silent)
+        in_root += any((base / "root").rglob(".bootgraft-*"))
+        if graft(base, run_id=f"again-{at}").changes:
+            assert not list(base.rglob(".bootgraft-*")), f"change {at} of {total}"
+        for _ in range(3):
+            roll_back("bootgraft", Volumes(base), None, silent)
+    assert in_root > 0
+
+
 def test_no_switch_of_the_menu_frees_the_inode_of_the_other_one(base: Path) -> None:
     """A freed inode may reach the disk before the directory does: GRUB reads an empty menu then."""
     menu = base / "boot/grub/grub.conf"

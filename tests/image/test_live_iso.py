@@ -11,6 +11,7 @@ import pytest
 from bootgraft_host.customise import BootChanges, customise_iso
 from image.live_boot import (
     LIVE_ISO,
+    MEMORY,
     PROBE,
     ProbeReport,
     boot_live,
@@ -215,7 +216,8 @@ def adapters_report(probe_iso: Path, tmp_path_factory: pytest.TempPathFactory) -
             arguments += ["-device", adapter.controller]
         arguments += ["-drive", f"if=none,id=disk-{name},file={image},format=raw"]
         arguments += ["-device", f"{adapter.disk},drive=disk-{name}"]
-    return run_probe(probe_iso, arguments, timeout=2 * BOOT_TIMEOUT)
+    # The drivers of 13 adapters and of every file system do not fit beside each other in MEMORY.
+    return run_probe(probe_iso, arguments, timeout=2 * BOOT_TIMEOUT, memory_mib=2 * MEMORY)
 
 
 @pytest.mark.matrix

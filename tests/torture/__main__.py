@@ -1,10 +1,12 @@
 """Try every fault that bootgraft must survive: `make torture [SEED=n] [COUNT=n] [FAMILY="a b"]`.
 
-Everything left to chance comes from the seed, which is printed first. Ends with status 1 when a
-case of any family is lost.
+Everything left to chance comes from the seed, which is printed first. Families run side by side,
+each in a process of its own, as most of them wait for a machine or a line much of their time; each
+prints its line when it has ended. Ends with status 1 when a case of any family is lost.
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import secrets
@@ -13,23 +15,31 @@ import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
+from multiprocessing import connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from torture.controller_killed import ControllerKilled
+from torture.crowded import CrowdedLog
 from torture.family import EnoughLostError, Family, Settings, Tally, describe
 from torture.hostile_disk import HostileDisk, HostileTree
 from torture.payload_iso import PayloadIso
 from torture.power_cut import PowerCut
 from torture.serial_line import SerialLine, SerialRuns
 from torture.write_log import TreeModeLog, WriteLog
+from torture.xfs_log import XfsLog
 from vm.bench import find_live_iso
 
 MEMORY_NEEDED = 4 << 30  # bytes
+MOST_JOBS = 2  # families at a time: some hold deadlines
 FAILED = "the family itself failed"
 FAMILIES: tuple[Family, ...] = (
     WriteLog(),
+    XfsLog(),
     TreeModeLog(),
+    CrowdedLog(),
     PowerCut(),
     ControllerKilled(),
     SerialLine(),
@@ -43,10 +53,48 @@ FAMILIES: tuple[Family, ...] = (
 def main(argv: Sequence[str] | None = None, families: Sequence[Family] = FAMILIES) -> int:
     """Run the families; give the exit status."""
     arguments = _parse(argv, families)
+    started = time.monotonic()
     say(f"torture: seed {arguments.seed}")
     chosen = [each for each in families if each.name in (arguments.family or [each.name])]
-    lost = sum(_run(family, arguments) for family in chosen)
-    return 1 if lost else 0
+    if arguments.jobs > 1 and len(chosen) > 1:
+        survived = _run_side_by_side(chosen, arguments)
+    else:
+        ends = [_run(family, arguments) for family in chosen]
+        survived = all(ends)
+    say(f"torture: {time.monotonic() - started:.0f} s in all")
+    return 0 if survived else 1
+
+
+def _run_side_by_side(families: Sequence[Family], arguments: argparse.Namespace) -> bool:
+    """Run each family in a process, so many at a time; give whether all survived."""
+    context = multiprocessing.get_context("fork")
+    waiting, running = deque(families), list[ForkProcess]()
+    survived = True
+    try:
+        while waiting or running:
+            while waiting and len(running) < arguments.jobs:
+                family = waiting.popleft()
+                process = context.Process(
+                    target=_run_to_exit, args=(family, arguments), name=family.name
+                )
+                process.start()
+                running.append(process)
+            connection.wait([process.sentinel for process in running])
+            for process in [each for each in running if not each.is_alive()]:
+                running.remove(process)
+                survived = survived and process.exitcode == 0
+                if process.exitcode not in {0, 1}:
+                    say(f"{process.name} ended with {process.exitcode}")
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+    return survived
+
+
+def _run_to_exit(family: Family, arguments: argparse.Namespace) -> None:
+    sys.exit(0 if _run(family, arguments) else 1)
 
 
 def _parse(argv: Sequence[str] | None, families: Sequence[Family]) -> argparse.Namespace:
@@ -54,6 +102,8 @@ def _parse(argv: Sequence[str] | None, families: Sequence[Family]) -> argparse.N
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
     parser.add_argument("--count", type=_positive, help="cases of each family")
     parser.add_argument("--iso", type=Path, help="the live ISO; by default the one that was built")
+    jobs = min(MOST_JOBS, os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=_positive, default=jobs, help="families at a time")
     parser.add_argument("--enough", type=_positive, help="end a family at so many lost cases")
     names = [family.name for family in families]
     parser.add_argument("--family", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
@@ -67,8 +117,8 @@ def _positive(text: str) -> int:
     return number
 
 
-def _run(family: Family, arguments: argparse.Namespace) -> int:
-    """Run one family and say how it went; give how many cases were lost."""
+def _run(family: Family, arguments: argparse.Namespace) -> bool:
+    """Run one family and say how it went; give whether it survived."""
     started = time.monotonic()
     tally = Tally(enough=arguments.enough)
     with tempfile.TemporaryDirectory(prefix="bootgraft-torture-", dir=_find_place()) as scratch:
@@ -84,18 +134,17 @@ def _run(family: Family, arguments: argparse.Namespace) -> int:
             tally.tried += 1
             tally.lose(f"{FAILED}: {describe(error)}")
     seconds = time.monotonic() - started
-    lost = len(tally.lost)
-    say(
-        f"{family.name}: {tally.tried} cases tried, {tally.survived} survived, {lost} lost,"
-        f" {seconds:.0f} s"
-    )
     again = f"make torture SEED={settings.seed} FAMILY={family.name}"
     again += f" COUNT={settings.count}" if settings.count else ""
-    for line in tally.lost:
-        say(f"  lost: {line} (again: {again})")
+    lines = [
+        f"{family.name}: {tally.tried} cases tried, {tally.survived} survived,"
+        f" {len(tally.lost)} lost, {seconds:.0f} s",
+        *(f"  lost: {line} (again: {again})" for line in tally.lost),
+    ]
     if tally.tried == 0:
-        say(f"  {family.name} has tried nothing, which proves nothing")
-    return lost or tally.tried == 0
+        lines.append(f"  {family.name} has tried nothing, which proves nothing")
+    say("\n".join(lines))  # as one: other families print, too
+    return tally.tried > 0 and not tally.lost
 
 
 def _find_place() -> str | None:
@@ -107,7 +156,7 @@ def _find_place() -> str | None:
 
 
 def say(text: str) -> None:
-    """Print one line at once."""
+    """Print at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -23,6 +23,7 @@ from host.bench import (
     PLAIN,
     Bench,
     FaultAt,
+    at,
     check_aftermath,
     check_recovery,
     kill,
@@ -40,6 +41,7 @@ from vm.demo import VM_TOML
 from vm.payload import build_payload
 
 INSTANTS = 60
+REQUESTS = ("inspect", "plan", "apply", "power_off")  # the agent has them, and answers nobody
 REAL_RUNS = 2
 REAL_RUN_LENGTH = 50.0  # seconds; most of them until the live system has booted
 JOIN_TIMEOUT = 60.0  # seconds
@@ -68,6 +70,12 @@ class ControllerKilled:
                     name = f"killed at {point}, then {check.__name__.strip('_')}"
                     with tally.case(name):
                         _killed_at(next(benches), point, everything, check)
+        for request in REQUESTS:
+            for check in (_recover, _run_again, _recover_killed_too(rng)):
+                with tally.case(f"killed at {request}, then {check.__name__.strip('_')}"):
+                    bench = next(benches)
+                    kill_in_a_run(bench, bench.machine(Guest(at_request=at(request, kill))))
+                    check(bench)
         length = _length_of_a_run(next(benches))
         for number in range(settings.count or INSTANTS):
             instant = rng.uniform(0, length)

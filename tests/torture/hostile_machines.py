@@ -29,7 +29,7 @@ from bootgraft_host.client import Client
 from bootgraft_host.replies import parse_inspection
 from bootgraft_host.report import print_result
 from bootgraft_host.results import RunResult
-from image.bench import BESIDE_THE_AGENT
+from image.bench_subjects import BESIDE_THE_AGENT
 from image.live_boot import (
     ProbeReport,
     boot_live,

@@ -45,6 +45,7 @@ from bootgraft_agent.plan import Options  # noqa: E402
 from bootgraft_agent.view import guest_json  # noqa: E402
 
 CASES = b"bootgraft cases "  # then the length of a JSON text, in ten digits, and that text
+VOLUMES = b"bootgraft volumes "  # likewise
 MAKE_LVM = b"bootgraft: make an LVM volume here"
 MAKE_MD = b"bootgraft: make an array here"
 # lvm's own, which would lie among the live system's files.
@@ -71,6 +72,8 @@ def main() -> None:
             start = read_start(node)
             if start.startswith(CASES):
                 try_cases(node, start, report)
+            elif start.startswith(VOLUMES):
+                look_at_volumes(node, start, report)
             elif start.startswith(MAKE_LVM):
                 make_lvm(node, report)
             elif start.startswith(MAKE_MD):
@@ -188,6 +191,32 @@ def look_at(carrier: Path, case: dict[str, int | str]) -> str:
         except (BootgraftError, OSError) as error:
             return f"refused: {error}"
         return f"found: {len(json.dumps(guest_json(guest)))}"
+
+
+# File systems in one disk, each to be mounted
+
+
+def look_at_volumes(carrier: Path, start: bytes, report: Callable[..., None]) -> None:
+    """Mount each file system, which replays its log, and hash some of its files."""
+    size = int(start[len(VOLUMES) : len(VOLUMES) + 10])
+    facts = json.loads(start[len(VOLUMES) + 10 :][:size])
+    for number, kind in enumerate(map(int, facts["volumes"])):
+        offset = facts["first"] + number * facts["size"]
+        problem, files = None, {}
+        try:
+            with (
+                part_of(carrier, offset, facts["size"]) as node,
+                mounts.mounted(node, "xfs", f"volume {number}", writable=True) as place,
+            ):
+                files = {path: hash_file(place / path[1:]) for path in facts["paths"][kind]}
+        except (BootgraftError, OSError) as error:
+            problem = str(error)
+        report(device={"name": f"volume {number}", "problem": problem, "files": files})
+
+
+def hash_file(path: Path) -> str | None:
+    """Give a file's SHA-256; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 @contextlib.contextmanager

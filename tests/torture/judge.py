@@ -27,7 +27,7 @@ Files = Mapping[str, bytes | None]  # by path; None where there is none
 _STAGE2 = "/grub/stage2"
 _DEVICE_MAP = "/grub/device.map"
 _MENU = f"/{MENU}"
-_ROOT = tuple(f"/{path}" for path in ROOT_FILES)
+ROOT_PATHS = tuple(f"/{path}" for path in ROOT_FILES)
 _FIXED = {0, 1}  # e2fsck: no errors, or all corrected
 
 
@@ -56,7 +56,7 @@ class Judge:
         more = [path for path in _needed(wanted) if path not in found]
         if found[_MENU] == wanted[_MENU] and more:
             found |= _read_by_grub(image, more)
-        _check_menu(found, wanted, side)
+        _check_menu(found, wanted, side, _needed(wanted))
         return side
 
     def as_the_guest_finds_it(self, image: Path) -> Side:
@@ -74,9 +74,10 @@ class Judge:
     def judge_guest(self, boot: Files, root: Files) -> Side:
         """Say which menu there is; AssertionError unless each file is whole, and they fit."""
         side: Side = "old" if boot[_MENU] == self.old.boot[_MENU] else "new"
-        _check_menu(boot, self._contents(side).boot, side)
-        for path in (_DEVICE_MAP, *_ROOT):
-            files, name = (root, "root") if path in _ROOT else (boot, "boot")
+        contents = self._contents(side)
+        _check_menu(boot, contents.boot, side, _needed(contents.by_grub))
+        for path in (_DEVICE_MAP, *ROOT_PATHS):
+            files, name = (root, "root") if path in ROOT_PATHS else (boot, "boot")
             old, new = getattr(self.old, name)[path], getattr(self.new, name)[path]
             if files[path] not in (old, new):
                 raise AssertionError(
@@ -90,10 +91,10 @@ class Judge:
         return self.old if side == "old" else self.new
 
 
-def _check_menu(found: Files, wanted: Files, side: Side) -> None:
+def _check_menu(found: Files, wanted: Files, side: Side, needed: Sequence[str]) -> None:
     if found[_MENU] is None or found[_MENU] != wanted[_MENU]:
         raise AssertionError(f"the menu is neither the old one nor the new: {_show(found[_MENU])}")
-    for path in _needed(wanted):
+    for path in needed:
         if found[path] is None or found[path] != wanted[path]:
             raise AssertionError(
                 f"the {side} menu needs {path}, which is {_show(found[path])}, not"
@@ -122,13 +123,23 @@ def named_files(menu: bytes) -> list[str]:
 
 def read_contents(image: Path, kind: str) -> Contents:
     """Read all files of a small appliance that a graft may have to do with."""
-    menu = _read_by_grub(image, [_MENU])
-    paths = list(dict.fromkeys([_MENU, *_needed(menu)]))
+    by_grub = read_by_grub(image)
     return Contents(
-        _read_by_grub(image, paths),
-        _read_volume(image, 0, kind, (*paths, _DEVICE_MAP)),
-        _read_volume(image, 1, kind, _ROOT),
+        by_grub,
+        _read_volume(image, 0, kind, boot_paths(by_grub)),
+        _read_volume(image, 1, kind, ROOT_PATHS),
     )
+
+
+def read_by_grub(image: Path) -> dict[str, bytes | None]:
+    """Read the menu and all that it names by GRUB's own code."""
+    menu = _read_by_grub(image, [_MENU])
+    return _read_by_grub(image, list(dict.fromkeys([_MENU, *_needed(menu)])))
+
+
+def boot_paths(by_grub: Files) -> tuple[str, ...]:
+    """Give the paths of the files on the boot volume that matter."""
+    return (*by_grub, _DEVICE_MAP)
 
 
 def _read_by_grub(image: Path, paths: Sequence[str]) -> dict[str, bytes | None]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from vm.bench import find_live_iso
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = ("agent", "host-side")
+AT_ONCE = 2  # mutants
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "a directory that GRUB reads is let grow",
+        "crowded_log",
+        (
+            Edit(
+                "agent/bootgraft_agent/directory_growth.py",
+                "    if grows:\n",
+                "    if grows and not names:\n",
+            ),
+        ),
+        count=8,
+    ),
+    Mutant(
         "a disk is not set read-only while looking",
         "write_log",
         (
@@ -216,7 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"mutants: seed {arguments.seed}")
     iso = (arguments.iso or find_live_iso()).absolute()
     chosen = [each for each in MUTANTS if _is_chosen(each, arguments.words)]
-    caught = [_is_caught(mutant, arguments.seed, iso) for mutant in chosen]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        caught = list(pool.map(lambda mutant: _is_caught(mutant, arguments.seed, iso), chosen))
     say(f"mutants: {len(caught)} tried, {sum(caught)} caught")
     return 0 if all(caught) and caught else 1
 

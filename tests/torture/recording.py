@@ -39,6 +39,10 @@ class Recording:
     problem: str | None = None  # why there was no rollback
 
 
+class AgentFailedError(AssertionError):
+    """The agent, in a process of its own, did not end well; the message has its words."""
+
+
 # In the live system, beside the agent: whatever the agent has looked at is then written to.
 _TEMPTER = b"""\
 import glob, os, sys, threading, time
@@ -200,7 +204,9 @@ def run_agent(agent: Path, argv: Sequence[str | Path]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(agent)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise AssertionError(f"the agent ended with {done.returncode}: {done.stdout}{done.stderr}")
+        raise AgentFailedError(
+            f"the agent ended with {done.returncode}: {done.stdout}{done.stderr}"
+        )
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ COM1: see vm.tiny_kernel.
 """
 
 import gzip
+import shutil
 from pathlib import Path
 
+import grub_legacy
 from vm import cpio, tiny_kernel
 from vm.appliance import INITRD, KERNEL, RELEASE, write_grub_tree, write_root_tree
 from vm.guest_disk import FIRST_PARTITION, MIB, GuestDisk, Partition, install_grub, make_guest_disk
@@ -25,10 +27,18 @@ def build_small_appliance(directory: Path, kind: str = "ext3") -> GuestDisk:
     (boot / KERNEL).write_bytes(tiny_kernel.make_kernel_xen(RELEASE))
     (boot / INITRD).write_bytes(_make_initrd())
     write_root_tree(root, "small")
+    stage1_5 = "e2fs_stage1_5"
+    if kind == "xfs":
+        stage1_5 = "xfs_stage1_5"
+        # As many names as installers leave: the directories are in blocks then, not in inodes.
+        for path in grub_legacy.stage_folder().glob("*_stage1_5"):
+            shutil.copyfile(path, boot / "grub" / path.name)
+        for name in (f"System.map-{RELEASE}", f"symvers-{RELEASE}.gz", f"xen.gz-{RELEASE}"):
+            (boot / name).write_text("not what GRUB reads here\n")
     disk = make_guest_disk(
         directory / "appliance.raw", Partition(SIZE, boot, kind), Partition(SIZE, root, kind)
     )
-    install_grub(disk.path, 0, "/grub", f"/{MENU}")
+    install_grub(disk.path, 0, "/grub", f"/{MENU}", stage1_5)
     return disk
 
 

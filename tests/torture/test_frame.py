@@ -1,5 +1,6 @@
 """A lost case is counted, named and makes the whole fail; the same seed gives the same cases."""
 
+import os
 import random
 import sys
 from dataclasses import dataclass, field
@@ -32,19 +33,20 @@ class Numbers:
 
 
 def torture(*families: Family, arguments: tuple[str, ...] = ()) -> int:
-    return main(["--seed", "7", "--iso", sys.executable, *arguments], families)
+    return main(["--seed", "7", "--iso", sys.executable, "--jobs", "1", *arguments], families)
 
 
 def test_what_survives_ends_with_0_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert torture(Numbers()) == 0
-    first, line = capsys.readouterr().out.splitlines()
+    first, line, last = capsys.readouterr().out.splitlines()
     assert first == "torture: seed 7"
     assert line.startswith("numbers: 3 cases tried, 3 survived, 0 lost, ")
+    assert last == "torture: 0 s in all"
 
 
 def test_a_lost_case_is_named_with_how_to_repeat_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert torture(Numbers(frozenset({1})), arguments=("--count", "5")) == 1
-    _, line, lost = capsys.readouterr().out.splitlines()
+    _, line, lost, _ = capsys.readouterr().out.splitlines()
     assert line.startswith("numbers: 5 cases tried, 4 survived, 1 lost, ")
     again = "(again: make torture SEED=7 FAMILY=numbers COUNT=5)"
     assert lost == f"  lost: number 1: AssertionError: it was to lose {again}"
@@ -85,6 +87,29 @@ def test_a_seed_repeats_its_cases() -> None:
     torture(again, other)
     assert first.drawn == again.drawn
     assert first.drawn != other.drawn
+
+
+class Dies:
+    """A family whose process is gone at once."""
+
+    name = "dies"
+
+    def run(self, settings: Settings, rng: random.Random, tally: Tally) -> None:
+        settings.scratch.rmdir()
+        os._exit(9)
+
+
+def test_families_side_by_side_are_all_run_and_each_can_make_the_whole_fail(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    families = [Numbers(name=f"numbers-{number}") for number in range(4)]
+    side_by_side = ("--jobs", "2")
+    assert torture(*families, arguments=side_by_side) == 0
+    assert capfd.readouterr().out.count(": 3 cases tried, 3 survived, 0 lost, ") == 4
+    assert torture(*families, Numbers(frozenset({1})), arguments=side_by_side) == 1
+    assert "lost: number 1: AssertionError: it was to lose (again: " in capfd.readouterr().out
+    assert torture(*families, Dies(), arguments=side_by_side) == 1
+    assert "dies ended with 9" in capfd.readouterr().out
 
 
 def test_only_the_families_named_are_run() -> None:

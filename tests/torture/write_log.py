@@ -39,6 +39,7 @@ from torture.small_appliance import OFFSETS, build_small_appliance
 from vm.ext3 import BLOCK_SIZE, Ext3
 from vm.payload import build_payload
 from vm.write_log import SECTOR, Changed, Entry, Replay, Write
+from vm.xfs import find_xfs
 
 KINDS = ("ext3", "ext2", "ext4")
 SUBSETS = 400  # random ones, of all recordings together
@@ -205,14 +206,19 @@ class Trial:
         judge, image = self._part.judge, self._image
         with self._tally.case(f"{self._part.name}, {cut.name}"):
             _once(self._sides, changed.hash(self._is_grubs), lambda: judge.as_grub_reads_it(image))
-            judge.judge_guest(
-                _once(self._boots, changed.hash(_is_boot), lambda: judge.read_boot(image)),
-                _once(self._roots, changed.hash(_is_root), lambda: judge.read_root(image)),
-            )
+            self._judge_guest(cut, changed)
+
+    def _judge_guest(self, cut: Cut, changed: Changed) -> None:
+        """Judge a disk as the guest finds it."""
+        judge, image = self._part.judge, self._image
+        judge.judge_guest(
+            _once(self._boots, changed.hash(is_boot), lambda: judge.read_boot(image)),
+            _once(self._roots, changed.hash(_is_root), lambda: judge.read_root(image)),
+        )
 
     def _is_grubs(self, sector: int) -> bool:
         """Whether GRUB may look at a sector: it knows nothing of journals."""
-        return _is_boot(sector) and sector not in self._journal
+        return is_boot(sector) and sector not in self._journal
 
     def _finish(self, cut: Cut) -> None:
         """Have the agent finish what was cut off; or take it back, which must also do."""
@@ -239,7 +245,10 @@ class Trial:
                 else:
                     client.request("rollback", {}, REQUEST_TIMEOUT)
                 power_off(boot, client)
-            check_finished(self._part.judge, self._copy, self._part.wanted)
+            self._check_finished(self._copy)
+
+    def _check_finished(self, image: Path) -> None:
+        check_finished(self._part.judge, image, self._part.wanted)
 
 
 def _once(known: dict[str, _Found], key: str, look: Callable[[], _Found]) -> _Found:
@@ -249,17 +258,20 @@ def _once(known: dict[str, _Found], key: str, look: Callable[[], _Found]) -> _Fo
     return known[key]
 
 
-def _is_boot(sector: int) -> bool:
+def is_boot(sector: int) -> bool:
+    """Whether a sector is of the boot volume, or before it."""
     return sector * SECTOR < OFFSETS[1]
 
 
 def _is_root(sector: int) -> bool:
-    return not _is_boot(sector)
+    return not is_boot(sector)
 
 
 def _journal_sectors(disk: Path) -> frozenset[int]:
     """Give the sectors of the boot volume's journal."""
     sectors = BLOCK_SIZE // SECTOR
     start = OFFSETS[0] // SECTOR
+    if xfs := find_xfs(disk, OFFSETS[0]):
+        return frozenset(start + sector for sector in xfs.log_sectors())
     blocks = Ext3(disk, OFFSETS[0]).journal_blocks()
     return frozenset(start + block * sectors + n for block in blocks for n in range(sectors))

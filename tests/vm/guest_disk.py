@@ -8,7 +8,8 @@ from pathlib import Path
 
 import grub_legacy
 from vm.commands import run
-from vm.ext3 import Ext3, make_ext3
+from vm.ext3 import FEATURES, Ext3, make_ext3
+from vm.xfs import make_xfs
 
 SECTOR = 512
 MIB = 1 << 20
@@ -23,12 +24,12 @@ class Partition:
 
     size: int
     tree: Path | None  # None: a swap partition, left empty
-    kind: str = "ext3"  # of the file system: one of ext3.FEATURES
+    kind: str = "ext3"  # of the file system: one of ext3.FEATURES, or "xfs"
 
 
 @dataclass(frozen=True, slots=True)
 class GuestDisk:
-    """A raw disk image and its file systems, the first partition's first."""
+    """A raw disk image and its file systems of ext, the first partition's first."""
 
     path: Path
     file_systems: tuple[Ext3, ...]
@@ -42,12 +43,15 @@ def make_guest_disk(path: Path, *partitions: Partition) -> GuestDisk:
     laid_out = list(zip(starts, partitions, strict=True))
     lines = ["label: dos", *(_sfdisk_line(start, partition) for start, partition in laid_out)]
     run(["sfdisk", "--quiet", path], stdin="\n".join(lines) + "\n")
+    for start, partition in laid_out:
+        if partition.tree is not None and partition.kind == "xfs":
+            make_xfs(path, start, partition.size, partition.tree)
     return GuestDisk(
         path,
         tuple(
             make_ext3(path, start, partition.size, partition.tree, partition.kind)
             for start, partition in laid_out
-            if partition.tree is not None
+            if partition.tree is not None and partition.kind in FEATURES
         ),
     )
 
@@ -72,16 +76,19 @@ def copy_grub_files(folder: Path, menu: str) -> None:
     stage2.write_bytes(content[:at] + path + content[at + len(path) :])
 
 
-def install_grub(disk: Path, partition: int, grub_folder: str, menu: str) -> None:
+def install_grub(
+    disk: Path, partition: int, grub_folder: str, menu: str, stage1_5: str = "e2fs_stage1_5"
+) -> None:
     """Let the GRUB shell write stage1 to the MBR and stage1_5 behind it.
 
-    `partition` counts from 0, `grub_folder` and `menu` are paths in its file system. The path of
-    the menu is embedded in stage2: "menu.lst" upstream, "grub.conf" at Red Hat.
+    `stage1_5` is the one for the file system; `partition` counts from 0, `grub_folder` and `menu`
+    are paths in its file system. The path of the menu is embedded in stage2: "menu.lst" upstream,
+    "grub.conf" at Red Hat.
     """
     embedded = _run_grub_shell(
         f"device (hd0) {disk}",
         f"root (hd0,{partition})",
-        f"embed {grub_folder}/e2fs_stage1_5 (hd0)",
+        f"embed {grub_folder}/{stage1_5} (hd0)",
     )
     sectors = re.search(r"(\d+) sectors are embedded", embedded)
     if sectors is None:
