@@ -15,7 +15,10 @@ _SECRET_KEY = re.compile(
 _VALUE = re.compile(rb"(?:\"[^\"\n]*\"?|'[^'\n]*'?|[^\s\"'])*")
 _QUOTED_REST = re.compile(rb"[^\"\n]*")
 # A word with an @, up to the last one: user:password@host, with or without a scheme.
-_LOGIN = re.compile(rb"(?<!\S)\S+@")
+_LOGIN = re.compile(rb"(?<!\S)\S+@(?=(?P<rest>\S*))")
+# But a path in a volume, hda2:/etc/…/getty@tty1.service, is systemd's name of a unit.
+_VOLUME_PATH = re.compile(rb"[^\s:=]*:/[^\s:/][^\s:]*@")
+_UNIT = re.compile(rb"[\w.\\-]*\.(?:service|socket|timer|target|path|mount|swap|slice)(?![\w.-])")
 # A password's hash as crypt(3) writes it, and the second field of a line of /etc/shadow.
 _HASH = re.compile(rb"\$(?:1|2[abxy]?|3|5|6|7|y|gy|md5|sha1)\$[./A-Za-z0-9$,=+-]+")
 _SHADOW = re.compile(rb"(?m)^(?P<user>[+-]?[^\s:]{1,256}:)[^\s:]+(?=:\d*:\d*:\d*:\d*:\d*:\d*:)")
@@ -60,6 +63,8 @@ def _masked_login(match: re.Match[bytes]) -> bytes:
     word = match[0]
     start = _LOGIN_START.search(word)
     if start is None and b":" not in word:
+        return word
+    if start is None and _VOLUME_PATH.fullmatch(word) and _UNIT.match(match["rest"]):
         return word
     kept = start.end() if start else word.find(b"=") + 1
     return word[:kept] + grub.MASK + b"@"

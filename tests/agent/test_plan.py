@@ -73,6 +73,8 @@ def test_secrets_are_masked(text: str) -> None:
         "# built by root@build",
         "nfs.example:/export /m nfs ro 0 0",
         "1:2345:respawn:/sbin/mingetty tty1",
+        "link hda2:/etc/systemd/system/x.wants/serial-getty@ttyS0.service to /lib/getty@.service",
+        "sda1[@rootfs]:/etc/systemd/system/getty@tty1.service, mode 0644",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
