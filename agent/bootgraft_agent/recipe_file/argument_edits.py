@@ -194,7 +194,7 @@ def _linux_line(entry: grub.Entry) -> grub.Command | None:
 
 def _is_odd(line: bytes) -> bool:
     """Tell whether a line is joined from several, or holds bytes that GRUB skips."""
-    return b"\n" in body(line) or b"\r" in body(line)
+    return b"\n" in body(line) or b"\r" in body(line) or body(line).endswith(b"\\")
 
 
 def _edit_menu_line(line: bytes, edit: Editor) -> bytes:
