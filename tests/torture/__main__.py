@@ -27,6 +27,7 @@ from torture.family import EnoughLostError, Family, Settings, Tally, describe
 from torture.hostile_disk import HostileDisk, HostileTree
 from torture.payload_iso import PayloadIso
 from torture.power_cut import PowerCut
+from torture.recipe_log import RecipeLog
 from torture.serial_line import SerialLine, SerialRuns
 from torture.write_log import TreeModeLog, WriteLog
 from torture.xfs_log import XfsLog
@@ -40,6 +41,7 @@ FAMILIES: tuple[Family, ...] = (
     XfsLog(),
     TreeModeLog(),
     CrowdedLog(),
+    RecipeLog(),
     PowerCut(),
     ControllerKilled(),
     SerialLine(),
