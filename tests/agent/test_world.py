@@ -1,7 +1,7 @@
 """The guest's whole tree: links across its mounts and never out of it, changes read back."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -221,7 +221,7 @@ def test_what_cannot_be_changed_is_refused_with_its_path_and_what_to_do(
 ) -> None:
     os.mkfifo(base / "root/etc/fifo")
     try:
-        refusals = {
+        refusals: dict[str, Callable[[], None]] = {
             "directory does not exist; have": lambda: world.write("/etc/none/x", b"", "test"),
             "/etc is a directory, not a regular": lambda: world.write("/etc", b"", "test"),
             "device, FIFO or socket, not": lambda: world.write("/etc/fifo", b"", "test"),
