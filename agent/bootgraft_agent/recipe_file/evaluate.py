@@ -131,7 +131,15 @@ class _Turn:
 
     def _act(self, action: AnyAction) -> None:
         if isinstance(action, GrubArguments):
-            edit_arguments(action, self._world, self._facts, self._lines, self._warn, self._work)
+            edit_arguments(
+                action,
+                self._world,
+                self._facts,
+                self._lines,
+                self._warn,
+                self._work,
+                self._reason("kernel arguments"),
+            )
             return
         path = self._guest_path(action.path)
         match action:

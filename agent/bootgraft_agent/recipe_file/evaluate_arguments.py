@@ -34,10 +34,11 @@ def edit_arguments(
     lines: Callable[[Texts], tuple[bytes, ...]],
     warn: Warn,
     work: Work,
+    reason: str,
 ) -> None:
     """Edit the arguments of the guest's kernels. Raises RefusedError, EditError.
 
-    lines: gives texts with the parameters' values in them.
+    lines: gives texts with the parameters' values in them. reason: what the plan says.
     """
     edit = ArgumentEdit(
         add=lines(action.add),
@@ -52,9 +53,9 @@ def edit_arguments(
     )
     _refuse_odd(edit)
     if facts.boot_loader == "grub-legacy":
-        _edit_menus(action, edit, world, facts, warn, work)
+        _edit_menus(action, edit, world, facts, warn, work, reason)
     elif facts.boot_loader in ("grub2", "systemd-boot"):
-        _edit_configuration(action, edit, world, facts, warn, work)
+        _edit_configuration(action, edit, world, facts, warn, work, reason)
     else:
         raise RefusedError("the guest has no boot loader whose kernel arguments could be edited")
 
@@ -80,6 +81,7 @@ def _edit_menus(
     facts: LinuxFacts,
     warn: Warn,
     work: Work,
+    reason: str,
 ) -> None:
     paths = dict.fromkeys(world.resolve(path) for path in _MENUS if world.exists(path))
     for path in paths:
@@ -101,7 +103,7 @@ def _edit_menus(
         )
         for title in odd:
             warn(f"the menu's entry {title!r} stays: its line is joined from several, or odd")
-        world.write(path, new, "kernel arguments")
+        world.write(path, new, reason)
 
 
 def _saved_default(world: World) -> int:
@@ -129,6 +131,7 @@ def _edit_configuration(
     facts: LinuxFacts,
     warn: Warn,
     work: Work,
+    reason: str,
 ) -> None:
     texts = _command_lines(world, facts)
     if not texts:
@@ -152,7 +155,7 @@ def _edit_configuration(
             changes[path] = partial(_edit_whole, edit=edit)
         else:
             changes[path] = partial(argument_edits.edit_loader_entry, edit=edit.apply)
-    changed = [path for path in changes if _change(world, path, changes[path])]
+    changed = [path for path in changes if _change(world, path, changes[path], reason)]
     generated = [path for path in _GENERATED if world.exists(path)]
     if DEFAULT_GRUB in changed and generated:
         warn(
@@ -161,10 +164,10 @@ def _edit_configuration(
         )
 
 
-def _change(world: World, path: str, change: Callable[[bytes], bytes]) -> bool:
+def _change(world: World, path: str, change: Callable[[bytes], bytes], reason: str) -> bool:
     content = world.read(path)
     new = change(content)
-    world.write(path, new, "kernel arguments")
+    world.write(path, new, reason)
     return new != content
 
 
