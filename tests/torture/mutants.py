@@ -107,13 +107,15 @@ MUTANTS = (
                 APPLY,
                 """\
             switches = _prepare(plan, manifest, first, copies, volumes, progress)
+        left = _find_unfinished(plan, volumes)
         for opening in rest:
-            _carry_out(opening, volumes, progress)
+            _carry_out(opening, left.pop(opening.where, set()), volumes, progress)
 """,
                 """\
             for opening in rest:
-                _carry_out(opening, volumes, progress)
+                _carry_out(opening, set(), volumes, progress)
             switches = _prepare(plan, manifest, first, copies, volumes, progress)
+        left = _find_unfinished(plan, volumes)
 """,
             ),
             Edit(
