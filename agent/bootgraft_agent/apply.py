@@ -42,6 +42,7 @@ from bootgraft_agent.rollback import (
     undo,
     was_cut_off,
 )
+from bootgraft_agent.room import check_room
 from bootgraft_agent.spool import Spool
 from bootgraft_agent.states import DirectoryState, FileState, LinkState, digest_of, matches
 from bootgraft_agent.volumes import Changed, Outcome, Progress, Volumes
@@ -63,6 +64,7 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, progress: Progress) ->
     if plan.is_done:
         return Outcome(None, (), verify(plan, (), volumes))
     manifest = _plan_manifest(plan, volumes, run_id)
+    check_room(plan, manifest, volumes)
     try:
         with _copied_backups(plan, manifest, volumes) as copies:
             first, *rest = _openings(plan)
@@ -123,6 +125,10 @@ def _plan_changes(plan: Plan, volumes: Volumes) -> Iterator[Change]:
     states: dict[Target, FileState | LinkState | DirectoryState | None] = {}
     for where in _wheres(plan):
         with volumes.read(where) as tree:
+            here = [step for _, step in changes(plan) if step.target.where == where]
+            for directory in _parents(here):
+                if tree.is_directory(directory):
+                    tree.names(directory)  # refuses one that cannot be tidied up later
             for _, step in changes(plan):
                 for target in targets(step):
                     if target.where == where:

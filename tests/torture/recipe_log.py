@@ -244,7 +244,7 @@ class Guest:
             argv += ["--root", trees.root_directory]
             if trees.boot_directory is not None:
                 argv += ["--boot", trees.boot_directory]
-            recipe = ["--recipe", self.recipe]
+            recipe: list[str | Path] = ["--recipe", self.recipe]
             _check_kinds(agent, [*argv, *recipe, "--dry-run", "--json"])
             looked = count_entries(log)
             run_agent(agent, [*argv, *recipe])
