@@ -160,6 +160,10 @@ def _plan_changes(plan: Plan, volumes: Volumes) -> Iterator[Change]:
     states: dict[Target, FileState | LinkState | DirectoryState | None] = {}
     for where in _wheres(plan):
         with volumes.read(where) as tree:
+            here = [step for _, step in changes(plan) if step.target.where == where]
+            for directory in _parents(here):
+                if tree.is_directory(directory):
+                    tree.names(directory)  # refuses one that cannot be tidied up later
             for _, step in changes(plan):
                 for target in targets(step):
                     if target.where == where:

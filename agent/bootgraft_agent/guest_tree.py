@@ -29,6 +29,8 @@ from bootgraft_agent.states import (
 )
 from bootgraft_agent.volumes import GuestVolumes
 
+MAX_DEPTH = 64  # directories in each other; each level costs every look below it
+
 Kind = Literal["file", "link", "directory", "other"]
 
 
@@ -186,6 +188,8 @@ class View:
             if any(todo) and node.kind != "directory":
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
             done.append(name)
+            if len(done) > MAX_DEPTH:
+                raise RefusedError(f"{path[:80]} leads more than {MAX_DEPTH} directories deep")
         return "/".join(done)
 
     def _canonical(self, path: str) -> str:

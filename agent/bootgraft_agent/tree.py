@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bootgraft_agent import fstab, grub
 from bootgraft_agent.apply import apply_plan
+from bootgraft_agent.effects import targets
 from bootgraft_agent.errors import InvalidRequestError, RefusedError
 from bootgraft_agent.files import Tree, WritableTree
 from bootgraft_agent.guest import (
@@ -211,7 +212,20 @@ def make_plan(
         payload = None
         if any(each.directory is not None for each in requests):
             payload = stack.enter_context(trees.payload())
-        return plan_sequence(requests, trees, guest, payload, options)
+        plan = plan_sequence(requests, trees, guest, payload, options)
+    _check_writable(plan, trees)
+    return plan
+
+
+def _check_writable(plan: Plan, trees: Trees) -> None:
+    """Refuse to change what is mounted read-only. Raises RefusedError."""
+    changed = {target.where for step in plan.steps for target in targets(step)}
+    for where in sorted({*changed, "boot"} if changed else ()):
+        with trees.read(where) as mounted:
+            if mounted.room().read_only:
+                raise RefusedError(
+                    f"{trees.name(where)} is mounted read-only; mount it for writing to change it"
+                )
 
 
 def graft(trees: Trees, plan: Plan, progress: Progress) -> Outcome:

@@ -24,6 +24,7 @@ from bootgraft_agent.errors import RefusedError
 from bootgraft_agent.files import TEMPORARY, Tree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.guest_tree import (
+    MAX_DEPTH,
     Before,
     Kind,
     Node,
@@ -311,6 +312,8 @@ class World(View):
             raise RefusedError(f"/{place} is where a file system is mounted; it stays as it is")
         if len(os.fsencode(name)) > MAX_NAME or len(os.fsencode(place)) > MAX_PATH:
             raise RefusedError(f"/{place[:80]}… is too long for a path")
+        if place.count("/") > MAX_DEPTH:
+            raise RefusedError(f"/{place[:80]}… lies more than {MAX_DEPTH} directories deep")
         where, inner = self._place(place)
         backups = f"{self._volumes.boot_prefix}{BACKUPS}"
         if where == "boot" and f"{inner}/".startswith(f"{backups}/"):
