@@ -137,9 +137,9 @@ def write_files(folder: Path, files: Files) -> None:
 
 
 @contextlib.contextmanager
-def loop_device(image: Path, offset: int, size: int) -> Iterator[str]:
+def loop_device(image: Path, offset: int, size: int, *, to_read: bool = False) -> Iterator[str]:
     """Have a part of an image as a block device."""
-    part = [f"--offset={offset}", f"--sizelimit={size}"]
+    part = [f"--offset={offset}", f"--sizelimit={size}", *(["--read-only"] if to_read else ())]
     device = run(["losetup", "--find", "--show", *part, image]).stdout.strip()
     try:
         yield device
@@ -179,8 +179,7 @@ class FileState:
 
 def read_volume(disk: Path, offset: int, kind: str) -> dict[str, FileState]:
     """Read all files of a file system by their paths; it is mounted for that, read-only."""
-    with loop_device(disk, offset, disk.stat().st_size - offset) as loop:
-        run(["blockdev", "--setro", loop])
+    with loop_device(disk, offset, disk.stat().st_size - offset, to_read=True) as loop:
         with mounted(loop, *(("-o", "subvolid=5") if kind == "btrfs" else ())) as top:
             return {
                 str(path.relative_to(top)): _read_state(path)
