@@ -179,13 +179,16 @@ class FileState:
 
 def read_volume(disk: Path, offset: int, kind: str) -> dict[str, FileState]:
     """Read all files of a file system by their paths; it is mounted for that, read-only."""
-    with loop_device(disk, offset, disk.stat().st_size - offset, to_read=True) as loop:
-        with mounted(loop, *(("-o", "subvolid=5") if kind == "btrfs" else ())) as top:
-            return {
-                str(path.relative_to(top)): _read_state(path)
-                for path in sorted(top.rglob("*"))
-                if path.name != "lost+found"
-            }
+    options = ("-o", "subvolid=5") if kind == "btrfs" else ()
+    with (
+        loop_device(disk, offset, disk.stat().st_size - offset, to_read=True) as loop,
+        mounted(loop, *options) as top,
+    ):
+        return {
+            str(path.relative_to(top)): _read_state(path)
+            for path in sorted(top.rglob("*"))
+            if path.name != "lost+found"
+        }
 
 
 def _read_state(path: Path) -> FileState:
