@@ -18,7 +18,7 @@ from bootgraft_agent import grub
 from bootgraft_agent.effects import Change as ChangeStep
 from bootgraft_agent.effects import changes, expected, targets, wanted
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
-from bootgraft_agent.files import Tree, WritableTree, parent_of
+from bootgraft_agent.files import TEMPORARY, Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.manifest import NAME, RESULT, Change, Manifest, check_run_id
 from bootgraft_agent.plan import (
@@ -65,12 +65,17 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, progress: Progress) ->
         return Outcome(None, (), verify(plan, (), volumes))
     manifest = _plan_manifest(plan, volumes, run_id)
     check_room(plan, manifest, volumes)
+    left = _find_left(plan, volumes)
+    in_boot = left.pop("boot", set())
     try:
         with _copied_backups(plan, manifest, volumes) as copies:
             first, *rest = _openings(plan)
-            switches = _prepare(plan, manifest, first, copies, volumes, progress)
+            switches = _prepare(plan, manifest, first, in_boot, copies, volumes, progress)
         for opening in rest:
             _carry_out(opening, volumes, progress)
+        for where, directories in left.items():
+            with volumes.write(where) as tree:
+                _tidy(tree, directories)
         for switch in switches:
             _switch(switch, volumes, progress)
         progress("reading everything back", 0, 0)
@@ -267,6 +272,7 @@ def _prepare(
     plan: Plan,
     manifest: Manifest,
     opening: _Opening,
+    left: Iterable[str],
     copies: Mapping[str, Spool],
     volumes: Volumes,
     progress: Progress,
@@ -275,7 +281,7 @@ def _prepare(
     directory = f"{plan.backups}/{manifest.run_id}"
     with volumes.write("boot") as boot:
         switched = [step for _, step in changes(plan) if _is_switch(plan, step)]
-        _tidy(boot, {parent_of(plan.backups), *_parents((*switched, *opening.steps))})
+        _tidy(boot, {parent_of(plan.backups), *_parents((*switched, *opening.steps)), *left})
         if boot.is_directory(plan.backups):
             remove_orphans(plan.backups, boot)
         boot.make_directory(plan.backups)
@@ -303,7 +309,37 @@ def _switch(switch: _Switch, volumes: Volumes, progress: Progress) -> None:
 
 
 def _parents(steps: Iterable[ChangeStep]) -> set[str]:
-    return {parent_of(target.path) for step in steps for target in targets(step)}
+    found = {parent_of(target.path) for step in steps for target in targets(step)}
+    return found | {step.target.path for step in steps if isinstance(step, RemoveDirectory)}
+
+
+def _find_left(plan: Plan, volumes: Volumes) -> dict[Where, set[str]]:
+    """Find, by volume, directories where a rollback that was cut off left something unfinished.
+
+    There may be nothing else to do: it had not come to its first rename there.
+    """
+    with volumes.read("boot") as boot:
+        runs = read_manifests(boot, plan.backups)
+    places: dict[Where, set[str]] = {}
+    for change in (change for run in runs for change in run.changes):
+        places.setdefault(change.where, set()).add(parent_of(change.path))
+    left: dict[Where, set[str]] = {}
+    for where, directories in places.items():
+        try:
+            with volumes.read(where) as tree:
+                for directory in directories:
+                    if has_temporaries(tree, directory):
+                        left.setdefault(where, set()).add(directory)
+        except RefusedError as error:  # this plan may do without that file system
+            _log.warning("cannot look for unfinished files: %s", error)
+    return left
+
+
+def has_temporaries(tree: Tree, directory: str) -> bool:
+    """Say whether an interrupted write has left something in a directory."""
+    if not tree.is_directory(directory):
+        return False
+    return any(name.startswith(TEMPORARY) for name in tree.names(directory))
 
 
 def _tidy(tree: WritableTree, directories: Iterable[str]) -> None:
