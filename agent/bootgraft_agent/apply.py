@@ -65,6 +65,8 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, show: Progress) -> Out
         return Outcome(None, (), verify(plan, (), volumes))
     manifest = _plan_manifest(plan, volumes, run_id)
     _check_growth(plan, volumes)
+    left = _find_left(plan, volumes)
+    in_boot = left.pop("boot", set())
 
     def progress(text: str, done: int, total: int) -> None:
         show(plan.masked(text), done, total)
@@ -72,10 +74,9 @@ def apply_plan(plan: Plan, volumes: Volumes, run_id: str, show: Progress) -> Out
     try:
         with _copied_backups(plan, manifest, volumes) as copies:
             first, *rest = _openings(plan)
-            switches = _prepare(plan, manifest, first, copies, volumes, progress)
-        left = _find_unfinished(plan, volumes)
+            switches = _prepare(plan, manifest, first, in_boot, copies, volumes, progress)
         for opening in rest:
-            _carry_out(opening, left.pop(opening.where, set()), volumes, progress)
+            _carry_out(opening, volumes, progress)
         for where, directories in left.items():
             with volumes.write(where) as tree:
                 _tidy(tree, directories)
@@ -302,6 +303,7 @@ def _prepare(
     plan: Plan,
     manifest: Manifest,
     opening: _Opening,
+    left: Iterable[str],
     copies: Mapping[str, Spool],
     volumes: Volumes,
     progress: Progress,
@@ -310,7 +312,7 @@ def _prepare(
     directory = f"{plan.backups}/{manifest.run_id}"
     with volumes.write("boot") as boot:
         switched = [step for _, step in changes(plan) if _is_switch(plan, step)]
-        _tidy(boot, {parent_of(plan.backups), *_parents((*switched, *opening.steps))})
+        _tidy(boot, {parent_of(plan.backups), *_parents((*switched, *opening.steps)), *left})
         if boot.is_directory(plan.backups):
             remove_orphans(plan.backups, boot)
         boot.make_directory(plan.backups)
@@ -322,11 +324,9 @@ def _prepare(
         return [_Switch(step, _make(step, boot, volumes, progress)) for step in switched]
 
 
-def _carry_out(
-    opening: _Opening, unfinished: set[str], volumes: Volumes, progress: Progress
-) -> None:
+def _carry_out(opening: _Opening, volumes: Volumes, progress: Progress) -> None:
     with volumes.write(opening.where) as tree:
-        _tidy(tree, _parents(opening.steps) | unfinished)
+        _tidy(tree, _parents(opening.steps))
         for step in opening.steps:
             _do(step, tree, volumes, progress)
 
@@ -340,33 +340,34 @@ def _switch(switch: _Switch, volumes: Volumes, progress: Progress) -> None:
 
 
 def _parents(steps: Iterable[ChangeStep]) -> set[str]:
-    return {parent_of(target.path) for step in steps for target in targets(step)}
+    found = {parent_of(target.path) for step in steps for target in targets(step)}
+    return found | {step.target.path for step in steps if isinstance(step, RemoveDirectory)}
 
 
-def _find_unfinished(plan: Plan, volumes: Volumes) -> dict[Where, set[str]]:
-    """Give the directories in which a rollback that was cut off has left an unfinished file.
+def _find_left(plan: Plan, volumes: Volumes) -> dict[Where, set[str]]:
+    """Find, by volume, directories where a rollback that was cut off left something unfinished.
 
-    There may be nothing else to write there: it had not come to its first rename.
+    There may be nothing else to do: it had not come to its first rename there.
     """
     with volumes.read("boot") as boot:
         runs = read_manifests(boot, plan.backups)
     places: dict[Where, set[str]] = {}
-    for change in (each for run in runs for each in run.changes if each.where != "boot"):
+    for change in (change for run in runs for change in run.changes):
         places.setdefault(change.where, set()).add(parent_of(change.path))
-    found: dict[Where, set[str]] = {}
+    left: dict[Where, set[str]] = {}
     for where, directories in places.items():
         try:
             with volumes.read(where) as tree:
-                left = {each for each in directories if _has_temporaries(tree, each)}
+                for directory in directories:
+                    if has_temporaries(tree, directory):
+                        left.setdefault(where, set()).add(directory)
         except RefusedError as error:  # this plan may do without that file system
             _log.warning("cannot look for unfinished files: %s", error)
-            continue
-        if left:
-            found[where] = left
-    return found
+    return left
 
 
-def _has_temporaries(tree: Tree, directory: str) -> bool:
+def has_temporaries(tree: Tree, directory: str) -> bool:
+    """Say whether an interrupted write has left something in a directory."""
     if not tree.is_directory(directory):
         return False
     return any(name.startswith(TEMPORARY) for name in tree.names(directory))

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from bootgraft_agent.errors import RefusedError
-from bootgraft_agent.files import MAX_LINKS, Tree, parent_of
+from bootgraft_agent.files import MAX_LINKS, TEMPORARY, Tree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.manifest import Change, Manifest
 from bootgraft_agent.plan import BACKUPS, Target, Where, sha256
@@ -293,9 +293,11 @@ class View:
     def _names_below(self, path: str) -> list[str]:
         where, inner = self._place(path)
         try:
-            return self._trees[where].names(inner)
+            names = self._trees[where].names(inner)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        # What a run that was cut off left unfinished is nothing of the guest's.
+        return [name for name in names if not name.startswith(TEMPORARY)]
 
     def content(self, path: str, node: Node, limit: int) -> bytes:
         """Give a file's content; `path` is for people. Raises RefusedError."""

@@ -193,6 +193,24 @@ def test_after_a_power_cut_in_a_rollback_each_path_is_old_or_new_and_a_second_on
         assert without_backups(snapshot(base)) == old, f"change {at} of {total}"
 
 
+@at_every
+def test_a_run_after_a_rollback_that_was_cut_off_leaves_nothing_unfinished(
+    base: Path, alike: Path, every: int
+) -> None:
+    new = without_backups(snapshot(alike, with_times=False))
+    run(base)
+    total = count_changes(base, lambda volumes: roll_back("bootgraft", volumes, None, silent))
+    for at in range(total, 0, -every):
+        run(base, run_id=f"first-{at}")
+        with pytest.raises(PowerCutError):
+            roll_back("bootgraft", Volumes(base, PowerCutError(), at), None, silent)
+        if plan_for(Volumes(base)).is_done:
+            continue  # the rollback had not begun
+        run(base, run_id=f"second-{at}")
+        assert without_backups(snapshot(base, with_times=False)) == new, f"change {at} of {total}"
+        roll_all_back(base)
+
+
 def without_times(found: dict[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
     return {path: (*each[:-1], 0) for path, each in found.items()}
 

@@ -21,6 +21,7 @@ CREATE = (
     '[[action]]\ndo = "copy"\npath = "/srv/data/new"\ncontent = "new"\nmode = "0600"\nowner = 0\n'
 )
 MIB = 1 << 20
+DEEP = 300  # directories in each other, which a removal of the tests' folder still takes
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
@@ -110,23 +111,20 @@ def test_a_link_out_of_the_guest_leads_within_it(root: Path, tmp_path: Path) -> 
 
 def test_directories_in_each_other_beyond_all_measure_are_refused_at_once(root: Path) -> None:
     deep = os.open(root / "srv/data", os.O_RDONLY)
-    for _ in range(1900):
+    for _ in range(DEEP):
         os.mkdir("d", dir_fd=deep)
         deeper = os.open("d", os.O_RDONLY, dir_fd=deep)
         os.close(deep)
         deep = deeper
     os.close(deep)
-    try:
-        assert_words_and_nothing_changed_below(root, REMOVE, "more than 64 directories deep")
-        (root / "srv/data/file").unlink()
-        (root / "srv/data/file").symlink_to("d/" * 1900 + "x")
-        assert_words_and_nothing_changed_below(root, EDIT, "more than 64 directories deep")
-    finally:
-        subprocess.run(["rm", "-r", root / "srv/data"], check=True)  # too deep for pytest's own
+    assert_words_and_nothing_changed_below(root, REMOVE, "more than 64 directories deep")
+    (root / "srv/data/file").unlink()
+    (root / "srv/data/file").symlink_to("d/" * DEEP + "x")
+    assert_words_and_nothing_changed_below(root, EDIT, "more than 64 directories deep")
 
 
 def assert_words_and_nothing_changed_below(root: Path, actions: str, words: str) -> None:
-    """As above, without a look at what is deeper than paths may be long."""
+    """As above, without a look at all of the depth."""
     before = [(path, path.lstat().st_mtime_ns) for path in (root, root / "srv", root / "srv/data")]
     assert_refused(run(root, "--recipe", recipe(root, actions)), words)
     assert before == [(path, path.lstat().st_mtime_ns) for path, _ in before]
