@@ -106,16 +106,14 @@ MUTANTS = (
             Edit(
                 APPLY,
                 """\
-            switches = _prepare(plan, manifest, first, copies, volumes, progress)
-        left = _find_unfinished(plan, volumes)
+            switches = _prepare(plan, manifest, first, in_boot, copies, volumes, progress)
         for opening in rest:
-            _carry_out(opening, left.pop(opening.where, set()), volumes, progress)
+            _carry_out(opening, volumes, progress)
 """,
                 """\
             for opening in rest:
-                _carry_out(opening, set(), volumes, progress)
-            switches = _prepare(plan, manifest, first, copies, volumes, progress)
-        left = _find_unfinished(plan, volumes)
+                _carry_out(opening, volumes, progress)
+            switches = _prepare(plan, manifest, first, in_boot, copies, volumes, progress)
 """,
             ),
             Edit(
