@@ -138,10 +138,20 @@ def _check_growth(plan: Plan, volumes: Volumes) -> None:
             if plan.is_switch(target):
                 added.append(TEMPORARY_NAME)  # it is there together with another one
     with volumes.read("boot") as boot:
-        for directory, added in names.items():
+        directories = [each for each in names if boot.is_directory(each)]
+        unfinished = {each for each in directories if has_temporaries(boot, each)}
+    if unfinished:  # what a run that was cut off left there takes room, too
+        with volumes.write("boot") as writable:
+            _tidy(writable, unfinished)
+    with volumes.read("boot") as boot:
+        for directory in directories:
+            added = [each for each in names[directory] if not _is_there(boot, directory, each)]
             shown = f"{volumes.name('boot')}:/{directory}"
-            if boot.is_directory(directory):
-                check_growth(boot, directory, [*added, TEMPORARY_NAME], shown)
+            check_growth(boot, directory, [*added, TEMPORARY_NAME], shown)
+
+
+def _is_there(tree: Tree, directory: str, name: str) -> bool:
+    return tree.state(f"{directory}/{name}" if directory else name) is not None
 
 
 def _is_read_by_grub(target: Target, directory: str, volumes: Volumes) -> bool:

@@ -35,6 +35,21 @@ def test_a_graft_is_refused_where_a_directory_of_grubs_would_grow(
         assert describe(boot, root) == before
 
 
+def test_what_a_run_that_was_cut_off_left_is_removed_before_the_room_is_counted(
+    tmp_path: Path,
+) -> None:
+    disk = build_small_appliance(tmp_path)
+    fill(Ext3(disk.path, OFFSETS[0]), Crowd("/", 25, has_index=True))
+    payload = write_payload(tmp_path / "payload")
+    with mounted_volumes(disk.path) as (boot, root):
+        for number in range(4):  # as many as the test above has too many, each as long
+            (boot / f".bootgraft-{number:08x}").touch()
+        trees = Trees(root, boot, payload)
+        assert tree.graft(trees, tree.make_plan(trees, None, Options()), lambda *_: None).changes
+        assert not list(boot.glob(".bootgraft-*"))
+        assert boot.stat().st_size == 1024
+
+
 def describe(boot: Path, root: Path) -> tuple[dict[str, str], dict[str, str], list[int]]:
     sizes = [place.stat().st_size for place in (boot, boot / "grub")]
     return describe_files(boot), describe_files(root), sizes
