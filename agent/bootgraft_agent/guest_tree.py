@@ -143,14 +143,6 @@ class View:
         with as_refusal(path):
             return self._existing(self._canonical(path)).attributes
 
-    def link_text(self, path: str) -> str:
-        """Give the text of a link."""
-        with as_refusal(path):
-            node = self._existing(self._canonical(path))
-        if node.kind != "link":
-            raise RefusedError(f"{path} is no link")
-        return node.text
-
     def target(self, path: str) -> Target:
         """Say in which volume a path is and where there; its last component is not followed."""
         with as_refusal(path):

@@ -84,7 +84,6 @@ class World(View):
         self._now = View(trees, volumes, closed)
         self._wanted: dict[str, Node | None] = {}
         self._reasons: dict[str, str] = {}
-        self._switches: list[Target] = []
 
     # Reading
 
@@ -353,13 +352,9 @@ class World(View):
         }
         check_room(steps, rooms, boot_is_in_root=bool(self._volumes.boot_prefix))
 
-    def add_switch(self, target: Target) -> None:
-        """Say that a boot loader reads this file by itself, too."""
-        self._switches.append(target)
-
     def switches(self) -> tuple[Target, ...]:
         """Give what a boot loader reads by itself at any instant, in the volume of /boot."""
-        found = list(self._switches)
+        found: list[Target] = []
         for path in BOOT_LOADER_FILES:
             with contextlib.suppress(OSError, RefusedError):
                 place = self._canonical(path)
