@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bootgraft_agent import grub
-from bootgraft_agent.directory_growth import TEMPORARY_NAME, check_growth
 from bootgraft_agent.effects import Change as ChangeStep
 from bootgraft_agent.effects import changes, expected, targets, wanted
 from bootgraft_agent.errors import BootgraftError, ChangesLeftError, RefusedError
-from bootgraft_agent.files import TEMPORARY, Tree, WritableTree, parent_of
+from bootgraft_agent.files import Tree, WritableTree, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.manifest import NAME, RESULT, Change, Manifest, check_run_id
 from bootgraft_agent.plan import (
@@ -36,6 +35,7 @@ from bootgraft_agent.plan import (
     Where,
     WriteFile,
 )
+from bootgraft_agent.plan_growth import added_names, check_plan_growth, has_temporaries
 from bootgraft_agent.rollback import (
     describe_failure,
     read_manifests,
@@ -126,39 +126,13 @@ def _find_continued(plan: Plan, earlier: Iterable[Manifest], volumes: Volumes) -
 
 def _check_growth(plan: Plan, volumes: Volumes) -> None:
     """Refuse where a directory that GRUB reads may have to grow for what is to be put there."""
-    names: dict[str, list[str]] = {parent_of(plan.backups): [plan.backups.rpartition("/")[2]]}
-    for _, step in changes(plan):
-        for target in targets(step):
-            directory, _, name = target.path.rpartition("/")
-            if not _is_read_by_grub(target, directory, volumes):
-                continue
-            added = names.setdefault(directory, [])
-            if expected(step, target) is None:
-                added.append(name)
-            if plan.is_switch(target):
-                added.append(TEMPORARY_NAME)  # it is there together with another one
+    directories = added_names(plan, volumes)
     with volumes.read("boot") as boot:
-        directories = [each for each in names if boot.is_directory(each)]
         unfinished = {each for each in directories if has_temporaries(boot, each)}
     if unfinished:  # what a run that was cut off left there takes room, too
         with volumes.write("boot") as writable:
             _tidy(writable, unfinished)
-    with volumes.read("boot") as boot:
-        for directory in directories:
-            added = [each for each in names[directory] if not _is_there(boot, directory, each)]
-            shown = f"{volumes.name('boot')}:/{directory}"
-            check_growth(boot, directory, [*added, TEMPORARY_NAME], shown)
-
-
-def _is_there(tree: Tree, directory: str, name: str) -> bool:
-    return tree.state(f"{directory}/{name}" if directory else name) is not None
-
-
-def _is_read_by_grub(target: Target, directory: str, volumes: Volumes) -> bool:
-    """Whether GRUB looks for its files in or through a directory of the guest's."""
-    if target.where == "boot":
-        return True
-    return bool(volumes.boot_prefix) and target.where == "root" and not directory
+    check_plan_growth(plan, volumes)
 
 
 def recipe_names(recipe: str) -> set[str]:
@@ -374,13 +348,6 @@ def _find_left(plan: Plan, volumes: Volumes) -> dict[Where, set[str]]:
         except RefusedError as error:  # this plan may do without that file system
             _log.warning("cannot look for unfinished files: %s", error)
     return left
-
-
-def has_temporaries(tree: Tree, directory: str) -> bool:
-    """Say whether an interrupted write has left something in a directory."""
-    if not tree.is_directory(directory):
-        return False
-    return any(name.startswith(TEMPORARY) for name in tree.names(directory))
 
 
 def _tidy(tree: WritableTree, directories: Iterable[str]) -> None:

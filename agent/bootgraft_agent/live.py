@@ -13,6 +13,7 @@ from bootgraft_agent.live_volumes import LiveVolumes
 from bootgraft_agent.machine import Machine, read_machine
 from bootgraft_agent.payload_sources import find_payload
 from bootgraft_agent.plan import Options, Plan
+from bootgraft_agent.plan_growth import check_plan_growth
 from bootgraft_agent.recipes import hyperv_shim
 from bootgraft_agent.rollback import read_manifests, roll_back
 from bootgraft_agent.secrets_mask import mask_text
@@ -157,6 +158,8 @@ def _read_look(machine: Machine, options: Options) -> Look:
     guest, volumes, linux = read_live_guest(machine, options)
     try:
         plan: Plan | BootgraftError = hyperv_shim.plan(guest, options)
+        with volumes.opened() as opened:
+            check_plan_growth(plan, opened)
     except BootgraftError as error:
         plan = error
     return Look(machine, guest, linux, volumes, plan)

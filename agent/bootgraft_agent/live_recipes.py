@@ -21,6 +21,7 @@ from bootgraft_agent.live_volumes import LiveVolumes
 from bootgraft_agent.machine import Machine
 from bootgraft_agent.payload_sources import PayloadSource, find_recipes
 from bootgraft_agent.plan import Options, Plan, ReplayJournal
+from bootgraft_agent.plan_growth import check_plan_growth
 from bootgraft_agent.recipe_requests import Request, has_recipes, is_shim, read_requests
 from bootgraft_agent.recipes.sequence import plan_sequence
 
@@ -100,6 +101,7 @@ def _make_plan(
             dirty = volumes.dirty_journals
             plan = plan_sequence(requests, volumes, guest, payload, options, dirty)
         _check_file_systems(plan, volumes)
+        check_plan_growth(plan, volumes)
     except BootgraftError as error:
         return error
     return plan

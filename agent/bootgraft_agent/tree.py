@@ -29,6 +29,7 @@ from bootgraft_agent.guest import (
 from bootgraft_agent.payload import read_payload
 from bootgraft_agent.payload_folders import PayloadFolders
 from bootgraft_agent.plan import BACKUPS, Options, Plan, Where
+from bootgraft_agent.plan_growth import check_plan_growth
 from bootgraft_agent.recipe_requests import Request, is_shim
 from bootgraft_agent.recipes import hyperv_shim
 from bootgraft_agent.recipes.sequence import plan_sequence
@@ -206,7 +207,9 @@ def make_plan(
     has_shim = any(map(is_shim, requests))
     guest = _read(trees, grub_root) if has_shim else None
     if guest is not None and all(map(is_shim, requests)):
-        return hyperv_shim.plan(guest, options)
+        plan = hyperv_shim.plan(guest, options)
+        check_plan_growth(plan, trees)
+        return plan
     trees.check_boot()
     with contextlib.ExitStack() as stack:
         payload = None
@@ -214,6 +217,7 @@ def make_plan(
             payload = stack.enter_context(trees.payload())
         plan = plan_sequence(requests, trees, guest, payload, options)
     _check_writable(plan, trees)
+    check_plan_growth(plan, trees)
     return plan
 
 

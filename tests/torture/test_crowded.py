@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems")
 
 
 @pytest.mark.parametrize(("directory", "names"), [("/", 29), ("/grub", 30)])
-def test_a_graft_is_refused_where_a_directory_of_grubs_would_grow(
+def test_a_plan_is_refused_where_a_directory_of_grubs_would_grow(
     directory: str, names: int, tmp_path: Path
 ) -> None:
     disk = build_small_appliance(tmp_path)
@@ -28,9 +28,22 @@ def test_a_graft_is_refused_where_a_directory_of_grubs_would_grow(
     payload = write_payload(tmp_path / "payload")
     with mounted_volumes(disk.path) as (boot, root):
         trees = Trees(root, boot, payload)
-        plan = tree.make_plan(trees, None, Options())
         before = describe(boot, root)
         with pytest.raises(RefusedError, match=f"{boot}:{directory} has no room for"):
+            tree.make_plan(trees, None, Options())
+        assert describe(boot, root) == before
+
+
+def test_a_graft_is_refused_where_the_room_went_after_the_plan_was_made(tmp_path: Path) -> None:
+    disk = build_small_appliance(tmp_path)
+    payload = write_payload(tmp_path / "payload")
+    with mounted_volumes(disk.path) as (boot, root):
+        trees = Trees(root, boot, payload)
+        plan = tree.make_plan(trees, None, Options())
+        for number in range(29):
+            (boot / f"old-kernel-{number:09d}").touch()
+        before = describe(boot, root)
+        with pytest.raises(RefusedError, match=f"{boot}:/ has no room for"):
             tree.graft(trees, plan, lambda *_: None)
         assert describe(boot, root) == before
 
