@@ -156,10 +156,14 @@ def _read_look(machine: Machine, options: Options) -> Look:
         found = look_for_recipes(machine, asked, options)
         return Look(machine, found.guest, found.linux, found.volumes, found.plan)
     guest, volumes, linux = read_live_guest(machine, options)
+    return Look(machine, guest, linux, volumes, _plan_shim(guest, volumes, options))
+
+
+def _plan_shim(guest: Guest, volumes: LiveVolumes, options: Options) -> Plan | BootgraftError:
     try:
-        plan: Plan | BootgraftError = hyperv_shim.plan(guest, options)
+        plan = hyperv_shim.plan(guest, options)
         with volumes.opened() as opened:
             check_plan_growth(plan, opened)
     except BootgraftError as error:
-        plan = error
-    return Look(machine, guest, linux, volumes, plan)
+        return error
+    return plan
