@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bootgraft_agent.recipe_file import RecipeError, check_text
+from bootgraft_agent.recipe_file import RecipeError, check_text, library
 from bootgraft_agent.recipe_file.parse import parse_recipe
 from bootgraft_agent.recipe_file.parse_actions import PARSERS, Common
 from bootgraft_agent.recipe_file.positions import Positions
@@ -45,6 +45,19 @@ def test_every_key_around_the_actions_is_documented(
         parse_recipe(f"{table}unknown-key = 1\n".encode(), "x")
     known = re.findall("known here: (.*)", str(caught.value))[0].split(", ")
     assert _keys(heading) | others == set(known)
+
+
+@pytest.mark.parametrize("page", ["docs/recipes.md", "README.md"])
+def test_every_action_is_in_the_table_of_actions(page: str) -> None:
+    text = (DOCS.parents[1] / page).read_text()
+    table = text.partition("\n| action | what it does |")[2].partition("\n\n")[0]
+    assert re.findall(r"(?m)^\| `([^`]*)` \|", table) == list(PARSERS)
+
+
+@pytest.mark.parametrize("name", list(library()))
+def test_every_ready_recipe_is_named(name: str) -> None:
+    pages = [(DOCS.parents[1] / page).read_text() for page in ("docs/recipes.md", "README.md")]
+    assert all(f"`{name}`" in page for page in pages)
 
 
 @pytest.mark.parametrize("page", ["docs/recipes.md", "README.md"])
