@@ -6,6 +6,8 @@
     debian-13-lvm    sda1 ext4 /boot, sda5 LVM: debian13-vg/root ext4 /, debian13-vg/swap_1; as
                      Debian's installer lays it out
     debian-13-btrfs  sda1 btrfs, / in its subvolume @rootfs, as Debian's installer makes it
+    debian-12-cloud  as debian-12-ext4, with cloud-init and an SSH server, and the name of its
+                     network interface bound to a MAC address
 
 Nothing of theirs is to be seen on COM1, where nobody can log in either.
 
@@ -23,14 +25,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import debian_packages
 from vm.commands import run
+from vm.demo import VM_TOML
 
-Name = Literal["debian-12-ext4", "debian-13-lvm", "debian-13-btrfs"]
+Name = Literal["debian-12-ext4", "debian-13-lvm", "debian-13-btrfs", "debian-12-cloud"]
 NAMES: tuple[Name, ...] = get_args(Name)
 KEPT = debian_packages.BUILD / "debian-systems"
 
@@ -79,6 +82,10 @@ NO_OPERATION = b"\x90"
 # Drivers of an emulated IDE disk and what the root needs: with all, the start takes longer.
 INITRAMFS_CONF = "MODULES=list\nCOMPRESS=zstd\nRESUME=none\n"
 JOURNALD_CONF = "[Journal]\nStorage=volatile\n"
+BOUND_MAC = "52:54:00:b0:07:01"
+PERSISTENT_NET = f"""\
+SUBSYSTEM=="net", ACTION=="add", ATTR{{address}}=="{BOUND_MAC}", NAME="old0"
+"""
 INTERFACES = """\
 # This file describes the network interfaces available on your system
 # and how to activate them. For more information, see interfaces(5).
@@ -167,6 +174,7 @@ class Shape:
     modules: tuple[str, ...] = ("ext4",)  # of the initrd, besides the disk's drivers
     swap: int | None = None  # where its area begins, in bytes
     flags: str = ""  # more kernel arguments, each followed by a space
+    files: tuple[tuple[str, str], ...] = ()  # more, by path
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +193,15 @@ class DebianSystem:
 _LVM_AT = 98 * MIB  # the physical volume; the first extent begins another MiB later
 _ROOT_EXTENTS = 112
 _SWAP_EXTENTS = 4
-SHAPES: Mapping[Name, Shape] = {
-    "debian-12-ext4": Shape(
+
+
+def _debian_12(root: int) -> Shape:
+    """Give a system with a root of so many MiB, and device names everywhere."""
+    return Shape(
         suite="bookworm",
-        size=545 * MIB,
-        partitions="start=1MiB, size=512MiB, type=83, bootable\nsize=32MiB, type=82\n",
-        file_systems=(FileSystem("ext4", MIB, 512 * MIB),),
+        size=(root + 33) * MIB,
+        partitions=f"start=1MiB, size={root}MiB, type=83, bootable\nsize=32MiB, type=82\n",
+        file_systems=(FileSystem("ext4", MIB, root * MIB),),
         root="/dev/sda1",
         fstab=f"""\
 {FSTAB_HEAD}/dev/sda1       /               ext4    errors=remount-ro 0       1
@@ -198,7 +209,19 @@ SHAPES: Mapping[Name, Shape] = {
 /dev/sr0        /media/cdrom0   udf,iso9660 user,noauto     0       0
 """,
         grub_folder="/boot",
-        swap=513 * MIB,
+        swap=(root + 1) * MIB,
+    )
+
+
+SHAPES: Mapping[Name, Shape] = {
+    "debian-12-ext4": _debian_12(512),
+    "debian-12-cloud": replace(
+        _debian_12(768),
+        packages=("cloud-init", "openssh-server"),
+        files=(
+            ("etc/udev/rules.d/70-persistent-net.rules", PERSISTENT_NET),
+            ("etc/cloud/cloud.cfg.d/99-network.cfg", "network: {config: disabled}\n"),
+        ),
     ),
     "debian-13-lvm": Shape(
         suite="trixie",
@@ -252,6 +275,12 @@ def build_system(name: Name, folder: Path) -> DebianSystem:
     disk = folder / f"{name}.img"
     run(["cp", "--sparse=always", kept, disk])
     return DebianSystem(name, disk)
+
+
+def modern_vm_toml(name: Name) -> str:
+    """Give the vm.toml of a machine with a system's disk."""
+    toml = VM_TOML.replace("demo-appliance", name).replace("appliance.vhd", f"{name}.img")
+    return toml.replace('"vpc"', '"raw"')
 
 
 @contextmanager
@@ -458,6 +487,7 @@ def _fill(name: Name, disk: Path, tree: Path) -> None:
             "etc/default/grub": (root / "usr/share/grub/default/grub")
             .read_text()
             .replace('GRUB_CMDLINE_LINUX=""', f'GRUB_CMDLINE_LINUX="{ARGUMENTS}"'),
+            **dict(shape.files),
         }
         for path, content in files.items():
             (root / path).write_text(content)

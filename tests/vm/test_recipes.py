@@ -25,15 +25,14 @@ from vm.boots import boot_disk
 from vm.commands import run
 from vm.consoles import boot_console
 from vm.debian_systems import (
-    NAMES,
     ROOT_HASH,
     DebianSystem,
     Name,
     PathState,
     build_system,
+    modern_vm_toml,
     read_states,
 )
-from vm.demo import VM_TOML
 from vm.ext3 import Ext3
 from vm.file_states import read_states as read_ext3_states
 from vm.guest_disk import GuestDisk
@@ -42,6 +41,7 @@ from vm.person import Person
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
+SYSTEMS: tuple[Name, ...] = ("debian-12-ext4", "debian-13-lvm", "debian-13-btrfs")
 RUN_TIMEOUT = 900.0  # seconds; about 150 on an idle machine
 CONFIRM_TIMEOUT = "400"
 BOOT_TIMEOUT = 400.0
@@ -117,11 +117,6 @@ HOUSE_FILES = {"rules.txt": b"be kind\n", "rooms/kitchen.txt": b"\xff no UTF-8\r
 GUEST_WRITES = re.compile(
     r"/var/(lib/systemd|log)(/.*)?|/etc/(mtab|adjtime|resolv\.conf)|/tmp/\.(ICE|X11|XIM|font)-unix"
 )
-MODERN_VM_TOML = (
-    VM_TOML.replace("demo-appliance", "{name}")
-    .replace("appliance.vhd", "{name}.img")
-    .replace('"vpc"', '"raw"')
-)
 
 
 def write_house(folder: Path) -> Path:
@@ -169,7 +164,7 @@ def make_machine(name: Name, folder: Path, runtime: Path, live_iso: Path) -> Mac
     if os.geteuid() != 0:
         pytest.skip("a Debian system is made with loop devices and mounts, which need root")
     system = build_system(name, folder)
-    toml = MODERN_VM_TOML.replace("{name}", name)
+    toml = modern_vm_toml(name)
     bench = Bench(folder, runtime, live_iso, vm_toml=toml, disk=system.disk.name)
     (folder / "recipe").mkdir()
     recipe = write_house(folder / "recipe")
@@ -208,7 +203,7 @@ def check_secrets(machine: Machine, *more: str) -> None:
 # A controller at work.
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=SYSTEMS)
 def machine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, live_iso: Path
 ) -> Iterator[Machine]:
@@ -263,7 +258,7 @@ def test_the_effect_is_seen_on_com1(machine: Machine, patched: Stage) -> None:
 
 @pytest.mark.matrix
 def test_the_machine_comes_back_as_it_was_its_adapter_too(machine: Machine, patched: Stage) -> None:
-    assert patched.vm_toml == MODERN_VM_TOML.replace("{name}", machine.system.name)
+    assert patched.vm_toml == modern_vm_toml(machine.system.name)
     assert patched.result["machine"]["adapter"] == "as captured"
     assert patched.leftovers == []
     assert not list(machine.bench.state.rglob("*.iso"))  # the payload may have held secrets
@@ -299,7 +294,7 @@ class Unattended:
     states: Mapping[str, PathState]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=SYSTEMS)
 def unattended(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, live_iso: Path
 ) -> Iterator[Unattended]:
