@@ -27,7 +27,7 @@ from bootgraft_host.recipes import (
     map_payload,
     read_payload_folder,
 )
-from bootgraft_host.xorriso import run_xorriso
+from bootgraft_host.xorriso import as_file, run_xorriso
 
 ISOLINUX = "/isolinux/isolinux.cfg"
 GRUB = "/boot/grub/grub.cfg"
@@ -156,7 +156,16 @@ def customise_iso(
             _refuse_second_payload(source, Path(folder, "payload"))
             mapped += map_payload(recipes, shim, Path(folder))
         copy = Path(folder, "copy.iso")
-        run_xorriso("-indev", source, "-outdev", copy, "-boot_image", "any", "replay", *mapped)
+        run_xorriso(
+            "-indev",
+            as_file(source),
+            "-outdev",
+            as_file(copy),
+            "-boot_image",
+            "any",
+            "replay",
+            *mapped,
+        )
         copy.rename(target)
 
 
@@ -186,7 +195,10 @@ def _refuse_second_payload(source: Path, scratch: Path) -> None:
     for number, path in enumerate(PAYLOADS):
         try:
             run_xorriso(
-                *("-osirrox", "on", "-indev", source), "-extract", path, f"{scratch}-{number}"
+                *("-osirrox", "on", "-indev", as_file(source)),
+                "-extract",
+                path,
+                f"{scratch}-{number}",
             )
         except RefusedError:
             continue
@@ -256,7 +268,7 @@ def _edited(
 
 def _extract(source: Path, path: str, file: Path) -> None:
     try:
-        run_xorriso("-osirrox", "on", "-indev", source, "-extract", path, file)
+        run_xorriso("-osirrox", "on", "-indev", as_file(source), "-extract", path, file)
     except RefusedError as error:
         raise RefusedError(f"{source} is no live ISO: it has no {path} ({error})") from error
     file.chmod(0o600)  # the ISO's own files cannot be written

@@ -30,7 +30,7 @@ from bootgraft_agent.recipe_file import (
 from bootgraft_agent.recipe_file.bounds import MAX_PAYLOAD, MAX_PAYLOAD_FILES, MAX_SIZE
 from bootgraft_agent.recipe_file.model import Copy
 from bootgraft_agent.recipe_file.templates import Template
-from bootgraft_host.xorriso import list_directories, run_xorriso
+from bootgraft_host.xorriso import as_file, list_directories, run_xorriso
 
 SHIM = "hyperv-shim"
 RECIPE = "recipe.toml"
@@ -236,7 +236,7 @@ def make_payload_iso(
         shim = _extract_shim(payload, scratch)
     mapped = map_payload(recipes, shim, scratch)
     iso.touch(mode=0o600)
-    run_xorriso("-outdev", iso, "-volid", "BOOTGRAFT", *mapped)
+    run_xorriso("-outdev", as_file(iso), "-volid", "BOOTGRAFT", *mapped)
 
 
 def map_payload(recipes: Sequence[Chosen], shim: Path | None, scratch: Path) -> list[str]:
@@ -357,7 +357,7 @@ def _extract_shim(payload: Path, scratch: Path) -> Path:
     if len(names) != 1:
         raise InvalidRequestError(f"{payload} should hold one directory shim; found {len(names)}")
     folder = scratch / "shim"
-    run_xorriso("-osirrox", "on", "-indev", payload, "-extract", f"/{names[0]}", folder)
+    run_xorriso("-osirrox", "on", "-indev", as_file(payload), "-extract", f"/{names[0]}", folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         raise BootgraftError(f"{payload}: {names[0]} holds no file, so there is no shim to copy")
     for each in (folder, *folder.rglob("*")):

@@ -35,7 +35,12 @@ def run_xorriso(*arguments: str | Path) -> str:
     return done.stdout
 
 
+def as_file(iso: Path) -> str:
+    """Give an ISO's path as xorriso takes it for a file even in /dev, where it expects drives."""
+    return f"stdio:{iso}"
+
+
 def list_directories(iso: Path) -> tuple[str, ...]:
     """Give the names of the directories at an ISO's top. Raises RefusedError, BootgraftError."""
-    found = run_xorriso("-indev", iso, "-find", "/", "-maxdepth", "1", "-type", "d", "--")
+    found = run_xorriso("-indev", as_file(iso), "-find", "/", "-maxdepth", "1", "-type", "d", "--")
     return tuple(match["name"] for match in _FOUND.finditer(found))

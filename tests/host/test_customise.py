@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,13 @@ def test_the_command_writes_a_changed_copy(source: Path, shell: Shell, tmp_path:
     assert (tree / "shim/xen-64.gz").read_bytes() == b"the shim"
     assert (tree / "other").read_text() == "stays"
     run(["chmod", "-R", "u+w", tree])
+
+
+def test_isos_may_lie_in_memory_below_dev(source: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        copy = Path(shutil.copyfile(source, Path(folder, "live.iso")))
+        customise_iso(copy, Path(folder, "copy.iso"), BootChanges(2))
+        assert Path(folder, "copy.iso").is_file()
 
 
 def test_wrong_requests_are_refused_and_leave_nothing(source: Path, tmp_path: Path) -> None:
