@@ -151,6 +151,7 @@ class BadLine:
         self.died_at = 0.0  # by the monotonic clock; 0: not yet
         self.passed = 0  # bytes that came in, both ways
         self._away_until = 0.0
+        self._is_healed = False
         self._controller: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(address))
@@ -179,11 +180,13 @@ class BadLine:
         self._listener.close()
 
     def heal(self) -> None:
-        """Be a good line from now on."""
+        """Be a good line from now on: what still is on its way comes at once."""
+        self._is_healed = True
         self._dead = None
         self._away_until = 0.0
         for way in (self._to_controller, self._to_guest):
             way.mangler = Mangler({}, random.Random(0))  # noqa: S311
+            way.stands_until = 0.0
 
     # The proxy's thread.
 
@@ -260,6 +263,8 @@ class BadLine:
         while way.waiting and now >= way.stands_until:
             piece = way.waiting.popleft()
             if isinstance(piece, Pause):
+                if self._is_healed:
+                    continue
                 way.stands_until = now + piece.seconds
                 if piece.cut:
                     self._cut(way.stands_until)
