@@ -276,8 +276,9 @@ def test_check_names_every_problem_of_every_file_with_its_line(
     assert (output.status, output.out) == (0, f"{good}: good; good, 1 action\n")
     output = shell("recipe", "check", str(bad), str(good), str(worse), state=False)
     assert output.status == 2
-    assert f"{bad}:8: do must be one of" in output.err
-    assert f"{worse}:4: there is no file or directory" in output.err
+    first, second = output.err.splitlines()
+    assert first.startswith(f"bootgraft: {bad}:8: do must be one of")
+    assert second.startswith(f"bootgraft: {worse}:4: there is no file or directory")
     assert f"{good}: good" in output.out
 
 
