@@ -155,6 +155,12 @@ def _setting_problems(chosen: Chosen, settings: Mapping[str, str]) -> Sequence[s
     return ()
 
 
+def sets_secret(chosen: Chosen) -> bool:
+    """Whether a secret parameter is set, so that a payload of this recipe holds its value."""
+    parameters = chosen.recipe.parameters if chosen.recipe else ()
+    return any(each.secret and each.name in chosen.settings for each in parameters)
+
+
 # The payload's folder, as a user has made it
 
 
