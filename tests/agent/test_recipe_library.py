@@ -247,6 +247,8 @@ def test_authorized_key(tmp_path: Path) -> None:
         plan("authorized-key", root, {"key": key, "home": "/home/nobody"})
     with pytest.raises(RefusedError, match="no user 'jane'"):
         plan("authorized-key", root, {"key": key, "user": "jane", "home": "/home/joe"})
+    with pytest.raises(RefusedError, match="/root is not the home directory of joe"):
+        plan("authorized-key", root, {"key": key, "user": "joe"})
     with pytest.raises(RecipeError, match="the parameter key must match"):
         plan("authorized-key", root, {"key": 'command="x" ssh-rsa AAAA'})
 
