@@ -218,6 +218,9 @@ def test_initrd_drivers(tmp_path: Path) -> None:
 
 def test_cloud_init_seed(tmp_path: Path) -> None:
     root = make_root("debian12", tmp_path)
+    installer = "etc/cloud/cloud.cfg.d/99-installer.cfg"  # as subiquity writes it
+    write(root, installer, "datasource_list:\n- None\n")
+    write(root, "etc/cloud/cloud-init.disabled", "Disabled by Ubuntu live installer\n")
     data = "#cloud-config\npassword: hunter2\n"
     settings = {"hostname": "web", "instance-id": "i-2", "user-data": data}
     planned = plan("cloud-init-seed", root, settings)
@@ -225,8 +228,10 @@ def test_cloud_init_seed(tmp_path: Path) -> None:
     assert planned.texts == {
         f"{seed}/meta-data": b"instance-id: i-2\nlocal-hostname: web\n",
         f"{seed}/user-data": data.encode(),
-        "/etc/cloud/cloud.cfg.d/95-bootgraft-seed.cfg": b"datasource_list: [ NoCloud, None ]\n",
+        "/etc/cloud/cloud.cfg.d/zz-bootgraft-seed.cfg": b"datasource_list: [ NoCloud, None ]\n",
     }
+    assert sorted([*planned.texts, f"/{installer}"])[1].endswith("/zz-bootgraft-seed.cfg")
+    assert "remove /etc/cloud/cloud-init.disabled" in planned.others
     assert "hunter2" not in "".join(step.describe() for step in planned.steps)
 
 
