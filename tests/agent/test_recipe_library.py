@@ -169,6 +169,31 @@ def test_names_to_uuids_in_fstab_and_menu(tmp_path: Path) -> None:
     assert planned.warnings == []
 
 
+def test_names_to_uuids_takes_the_names_by_id_of_suse(tmp_path: Path) -> None:
+    root = make_root("sles10", tmp_path)
+    disk = "/dev/disk/by-id/ata-VMware_Virtual_IDE_Hard_Drive_0001"
+    fstab = f"{disk}-part2 / ext3 acl 1 1\n{disk}-part1 swap swap defaults 0 0\n"
+    others = (
+        "/dev/disk/by-id/dm-name-a-b /srv xfs defaults 0 0\n"
+        "/dev/disk/by-id/scsi-SVMware_0002-part1 /data ext3 defaults 0 0\n"
+    )
+    write(root, "etc/fstab", fstab + others)
+    menu = (
+        f"title a\n kernel /vmlinuz root={disk}-part2 resume={disk}-part1 showopts\n"
+        " initrd /initrd\n"
+    )
+    menu_of(root, "/boot/grub/menu.lst").write_text(menu)
+    uuids = {"/": "1-2", "swap": "3-4", f"{disk}-part1": "3-4"}
+    planned = plan("names-to-uuids", root, uuids=uuids)
+    expected = fstab.replace(f"{disk}-part2", "UUID=1-2").replace(f"{disk}-part1", "UUID=3-4")
+    assert planned.texts["/etc/fstab"].decode() == expected + others
+    assert b"root=UUID=1-2 resume=UUID=3-4 showopts" in planned.texts["/boot/grub/menu.lst"]
+    assert planned.warnings == [
+        "names-to-uuids: the UUID of /dev/disk/by-id/scsi-SVMware_0002-part1 is not known;"
+        " fstab's line stays as it is"
+    ]
+
+
 def test_names_to_uuids_says_which_are_not_known(tmp_path: Path) -> None:
     root = make_root("arch", tmp_path)
     planned = plan("names-to-uuids", root)
