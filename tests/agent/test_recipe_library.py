@@ -241,6 +241,16 @@ def test_initrd_drivers(tmp_path: Path) -> None:
     assert texts == {"/etc/sysconfig/kernel": expected.encode()}
 
 
+@pytest.mark.parametrize("guest", ["alpine", "rhel5"])
+def test_initrd_drivers_refuses_a_guest_without_a_list_that_it_knows(
+    guest: str, tmp_path: Path
+) -> None:
+    root = make_root(guest, tmp_path)
+    write(root, "etc/sysconfig/kernel", "UPDATEDEFAULT=yes\n")
+    with pytest.raises(RefusedError, match="the guest has no list for its initrd"):
+        plan("initrd-drivers", root)
+
+
 def test_cloud_init_seed(tmp_path: Path) -> None:
     root = make_root("debian12", tmp_path)
     installer = "etc/cloud/cloud.cfg.d/99-installer.cfg"  # as subiquity writes it
