@@ -298,7 +298,11 @@ def test_reset_root_password_takes_a_hash_that_somebody_has_given(tmp_path: Path
     new = SETTINGS["reset-root-password"]["hash"]
     planned = plan("reset-root-password", root, {"hash": new})
     old = (root / "etc/shadow").read_bytes()
-    assert planned.texts == {"/etc/shadow": old.replace(b"root:*", b"root:" + new.encode())}
+    others = old.partition(b"\n")[2]
+    assert planned.texts == {"/etc/shadow": b"root:" + new.encode() + b":::::::\n" + others}
+    write(root, "etc/shadow", b"bin:*:1:0:::::\nroot:!$1$a$b:15000:0:90:7:30:15100:\n" + others)
+    expired = plan("reset-root-password", root, {"hash": new}).texts["/etc/shadow"]
+    assert expired == b"bin:*:1:0:::::\nroot:" + new.encode() + b":::::::\n" + others
     with pytest.raises(RecipeError, match="needs the parameter hash"):
         plan("reset-root-password", root)
     for bad in ("$6$a$b:0:0:::::\nx::0", "$6$a$b:0:0:::::", "plain"):
