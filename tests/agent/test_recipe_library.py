@@ -131,6 +131,16 @@ def test_serial_console_on_guests_with_systemd(tmp_path: Path) -> None:
     assert "grub.cfg is generated and was left alone" in planned.warnings[0]
 
 
+def test_serial_console_on_guests_whose_lib_is_not_usr_lib(tmp_path: Path) -> None:
+    root = make_root("sles10", tmp_path)
+    unit = "usr/lib/systemd/system/serial-getty@.service"
+    write(root, unit, "[Unit]\n")
+    planned = plan("serial-console", root)
+    wants = "/etc/systemd/system/getty.target.wants"
+    assert planned.others[-1] == f"link {wants}/serial-getty@ttyS0.service to /{unit}"
+    assert "/etc/inittab" not in planned.texts
+
+
 def test_serial_console_on_guests_with_boot_loader_entries(tmp_path: Path) -> None:
     texts = plan("serial-console", make_root("fedora", tmp_path / "a")).texts
     arguments = b" console=tty0 console=ttyS0,115200"
