@@ -24,7 +24,7 @@ def parse_given(text: str) -> Given:
     key, equals, value = text.partition("=")
     match = _KEY.fullmatch(key)
     if not equals or match is None:
-        raise InvalidRequestError(f"--set takes NAME=VALUE or RECIPE.NAME=VALUE, not {key[:60]!r}")
+        raise InvalidRequestError(f"a setting is NAME=VALUE or RECIPE.NAME=VALUE, not {key[:60]!r}")
     return Given(match["recipe"], match["name"], value)
 
 
