@@ -59,6 +59,12 @@ def test_the_library_has_what_people_need_each_with_its_own_name() -> None:
     assert check_text(b"version = 1", "r.toml")
 
 
+def test_explanations_say_modes_and_count_lines() -> None:
+    key = "\n".join(explain_library("authorized-key", {}))
+    assert '"<key>" is there at the end; where it is not there, it is made with mode 0600' in key
+    assert '"virtio_scsi" are there at the end;' in "\n".join(explain_library("initrd-drivers", {}))
+
+
 @pytest.mark.parametrize("guest", ALL_NAMES)
 @pytest.mark.parametrize("name", sorted(library()))
 def test_every_recipe_may_be_planned_on_every_guest_and_changes_nothing(
