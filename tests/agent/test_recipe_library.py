@@ -237,7 +237,10 @@ def test_drop_persistent_net(tmp_path: Path) -> None:
     planned = plan("drop-persistent-net", make_root("rhel6", tmp_path / "a"))
     assert planned.texts == {"/etc/sysconfig/network-scripts/ifcfg-eth0": b"DEVICE=eth0\n"}
     assert planned.others == ["remove /etc/udev/rules.d/70-persistent-net.rules"]
-    assert plan("drop-persistent-net", make_root("debian12", tmp_path / "b")).steps == ()
+    planned = plan("drop-persistent-net", make_root("debian12", tmp_path / "b"))
+    assert planned.steps == ()
+    (warning,) = planned.warnings
+    assert "netplan, NetworkManager or a .link file of systemd names stays" in warning
 
 
 def test_initrd_drivers(tmp_path: Path) -> None:
