@@ -103,6 +103,14 @@ def _add_tree(parser: argparse.ArgumentParser) -> None:
         metavar="[RECIPE.]NAME=VALUE",
         help="a parameter of a recipe; can be repeated",
     )
+    parser.add_argument(
+        "--set-file",
+        action="append",
+        default=[],
+        metavar="[RECIPE.]NAME=FILE",
+        help="a parameter of a recipe, to what a file holds, so that a secret is not seen in the"
+        " list of processes; can be repeated",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="show the plan and change nothing")
     what.add_argument("--rollback", action="store_true", help="take the latest graft back")

@@ -6,11 +6,12 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from bootgraft_agent import tree
 from bootgraft_agent.errors import InvalidRequestError
 from bootgraft_agent.plan import Options
-from bootgraft_agent.recipe_file.given import parse_given
+from bootgraft_agent.recipe_file.given import Given, parse_given
 from bootgraft_agent.text import printable
 from bootgraft_agent.tree_recipes import choose
 from bootgraft_agent.view import (
@@ -42,9 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         shim_args=arguments.shim_args,
         guest_disk=arguments.guest_disk,
     )
-    chosen = choose(
-        arguments.recipe, [parse_given(each) for each in arguments.set], arguments.payload
-    )
+    given = [*map(parse_given, arguments.set), *map(_read_given, arguments.set_file)]
+    chosen = choose(arguments.recipe, given, arguments.payload)
     trees = replace(trees, recipe_folders=chosen.folders)
     plan = tree.make_plan(trees, arguments.grub_root, options, chosen.requests)
     if arguments.dry_run:
@@ -60,6 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
         ]
     _print(arguments, plan_json(plan) | outcome_json(outcome, plan), lines)
     return 0
+
+
+def _read_given(text: str) -> Given:
+    """Read [RECIPE.]NAME=FILE, without the file's last line end. Raises InvalidRequestError."""
+    given = parse_given(text)
+    try:
+        value = Path(given.value).read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidRequestError(f"--set-file {given.value} cannot be read: {error}") from error
+    return replace(given, value=value.removesuffix("\n").removesuffix("\r"))
 
 
 def _show_progress(text: str, done: int, total: int) -> None:

@@ -48,7 +48,7 @@ from bootgraft_host.recipes import Setting
 from bootgraft_host.report import (
     make_console,
     make_reporter,
-    print_message,
+    print_error,
     print_result,
     print_status,
 )
@@ -106,13 +106,13 @@ def main(argv: Sequence[str] | None = None, *, machines: MachineFor = machine_fo
         error.show()
     except (click.Abort, KeyboardInterrupt):
         failure = BootgraftError("interrupted")
-        print_message(str(failure), settings.err)
+        print_error(failure, settings.err)
     except BootgraftError as error:
         failure = error
-        print_message(str(failure), settings.err)
+        print_error(failure, settings.err)
     except OSError as error:  # before or after a run: within one it becomes the run's result
         failure = BootgraftError(str(error))
-        print_message(str(failure), settings.err)
+        print_error(failure, settings.err)
     else:
         return status if isinstance(status, int) else 0
     if "--json" in arguments:
@@ -424,7 +424,7 @@ def _print_outcome(
 ) -> None:
     """Print for people: what went well on stdout, what did not on stderr."""
     if isinstance(outcome, BootgraftError):
-        print_message(str(outcome), settings.err)
+        print_error(outcome, settings.err)
     elif outcome.exit_status:
         print_result(outcome, settings.err)
     elif not as_json:

@@ -19,6 +19,7 @@ from bootgraft_agent.errors import InvalidRequestError, RefusedError
 from bootgraft_agent.parameters import MODES, PREFIX, Mode, parse_parameters
 from bootgraft_host.recipe_cli import choose, recipe_options
 from bootgraft_host.recipes import (
+    RECIPE,
     RECIPES,
     SHIM,
     Chosen,
@@ -26,6 +27,7 @@ from bootgraft_host.recipes import (
     find_shim_folder,
     map_payload,
     read_payload_folder,
+    sets_secret,
 )
 from bootgraft_host.xorriso import as_file, run_xorriso
 
@@ -133,6 +135,7 @@ def customise_iso(
     """Write a changed copy of the live ISO, whole or not at all.
 
     `payload` is a folder with recipes or the directory shim; for `recipes` it holds the shim alone.
+    Where a secret is set, the copy is only our user's.
     Raises InvalidRequestError for a wrong word, name or recipe, RefusedError where `source` is no
     live ISO, BootgraftError where the copy cannot be made.
     """
@@ -156,16 +159,10 @@ def customise_iso(
             _refuse_second_payload(source, Path(folder, "payload"))
             mapped += map_payload(recipes, shim, Path(folder))
         copy = Path(folder, "copy.iso")
-        run_xorriso(
-            "-indev",
-            as_file(source),
-            "-outdev",
-            as_file(copy),
-            "-boot_image",
-            "any",
-            "replay",
-            *mapped,
-        )
+        media = ("-indev", as_file(source), "-outdev", as_file(copy))
+        run_xorriso(*media, "-boot_image", "any", "replay", *mapped)
+        if any(map(sets_secret, recipes)):
+            copy.chmod(0o600)
         copy.rename(target)
 
 
@@ -186,9 +183,18 @@ def _choose_payload(
     """Give what is to be put on the ISO: recipes, and the directory shim where one needs it."""
     if not recipes:
         return ((), None) if payload is None else read_payload_folder(payload)
+    _refuse_list(payload)
     if payload is None and any(each.name == SHIM for each in recipes):
         raise InvalidRequestError(f"{SHIM} needs --add-payload, a folder with the directory shim")
     return recipes, None if payload is None else find_shim_folder(payload)
+
+
+def _refuse_list(payload: Path | None) -> None:
+    found = [payload / name for name in (RECIPE, RECIPES)] if payload else []
+    for each in filter(Path.is_file, found):
+        raise InvalidRequestError(
+            f"{each} says which recipes go onto the ISO: leave --recipe out, or take it away"
+        )
 
 
 def _refuse_second_payload(source: Path, scratch: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from bootgraft_agent.errors import InvalidRequestError
-from bootgraft_agent.recipe_file import RecipeError, explain, list_library
+from bootgraft_agent.recipe_file import RecipeError, explain, library, list_library
 from bootgraft_host.options import Decorator, with_options
 from bootgraft_host.recipes import (
     SHIM,
@@ -15,6 +15,7 @@ from bootgraft_host.recipes import (
     choose_recipe,
     choose_recipes,
     find_sources,
+    foreign_settings,
     parse_setting,
     read_recipe_file,
     read_setting,
@@ -114,7 +115,10 @@ def _check_file(path: Path) -> Sequence[str]:
         find_sources(found.recipe, {}, path)
     except RecipeError as error:
         return error.problems
-    except (OSError, InvalidRequestError) as error:
+    except OSError as error:
+        known = "; a ready recipe needs no check" if str(path) in library() else ""
+        return [f"{path} cannot be read: {error.strerror}{known}"]
+    except InvalidRequestError as error:
         return [str(error)]
     count = len(found.recipe.actions)
     click.echo(f"{path}: good; {found.name}, {count} action{'s' if count > 1 else ''}")
@@ -132,12 +136,10 @@ def explain_recipe(
     if found.recipe is None:
         click.echo(_SHIM_TEXT)
         return 0
-    values = {each.name: each.value for each in (*settings, *setting_files)}
-    unknown = set(values) - {each.name for each in found.recipe.parameters}
-    if unknown:
-        raise InvalidRequestError(
-            f"{found.name} has no parameter {' or '.join(sorted(unknown))}: `bootgraft recipe list`"
-        )
-    for line in explain(found.recipe, values):
+    given = (*settings, *setting_files)
+    problems = foreign_settings(found, given)
+    if problems:
+        raise RecipeError(problems)
+    for line in explain(found.recipe, {each.name: each.value for each in given}):
         click.echo(line)
     return 0

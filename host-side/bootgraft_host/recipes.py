@@ -91,6 +91,9 @@ def choose_recipe(word: str) -> Chosen:
         return Chosen(word, ready[word])
     path = Path(word)
     if not path.is_file():
+        inside = path / RECIPE
+        if inside.is_file():
+            raise InvalidRequestError(f"{word} is a directory: name the recipe in it, {inside}")
         names = ", ".join((SHIM, *ready))
         raise InvalidRequestError(f"{word} is neither a file nor a ready recipe: {names}")
     return read_recipe_file(path, word)
@@ -141,8 +144,27 @@ def _find_owner(setting: Setting, chosen: Sequence[Chosen], problems: list[str])
         ways = " or ".join(f"{owner}.{setting.name}" for owner in owners)
         problems.append(f"several recipes have a parameter {setting.name}: say {ways}")
     else:
-        problems.append(f"no recipe of this run has a parameter {setting.name}")
+        problems.append(
+            f"no recipe of this run has a parameter {setting.name}; there are: {_known(chosen)}"
+        )
     return None
+
+
+def foreign_settings(chosen: Chosen, settings: Iterable[Setting]) -> list[str]:
+    """Say which settings are not for this recipe, the only one."""
+    parameters = chosen.recipe.parameters if chosen.recipe else ()
+    known = {(recipe, each.name) for each in parameters for recipe in (None, chosen.name)}
+    return [
+        f"{chosen.name} has no parameter {'.'.join(filter(None, (each.recipe, each.name)))};"
+        f" it has: {_known([chosen])}"
+        for each in settings
+        if (each.recipe, each.name) not in known
+    ]
+
+
+def _known(chosen: Iterable[Chosen]) -> str:
+    names = (each.name for one in chosen if one.recipe for each in one.recipe.parameters)
+    return ", ".join(dict.fromkeys(names)) or "none"
 
 
 def _setting_problems(chosen: Chosen, settings: Mapping[str, str]) -> Sequence[str]:
@@ -153,6 +175,12 @@ def _setting_problems(chosen: Chosen, settings: Mapping[str, str]) -> Sequence[s
     except RecipeError as error:
         return error.problems
     return ()
+
+
+def sets_secret(chosen: Chosen) -> bool:
+    """Whether a secret parameter is set, so that a payload of this recipe holds its value."""
+    parameters = chosen.recipe.parameters if chosen.recipe else ()
+    return any(each.secret and each.name in chosen.settings for each in parameters)
 
 
 # The payload's folder, as a user has made it

@@ -15,6 +15,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Column
 from rich.text import Text
 
+from bootgraft_agent.errors import BootgraftError
+from bootgraft_agent.recipe_file import RecipeError
 from bootgraft_agent.wire import JSON
 from bootgraft_host import replies
 from bootgraft_host.results import Outcome, Proof, RunResult
@@ -161,6 +163,12 @@ def print_result(result: RunResult, console: Console) -> None:
 def print_message(message: str, console: Console) -> None:
     """Print an error's message."""
     console.print(_line("bootgraft: ", printable(message), style="bold red"))
+
+
+def print_error(error: BootgraftError, console: Console) -> None:
+    """Print an error's message; a recipe's problems each on a line of its own."""
+    for line in error.problems if isinstance(error, RecipeError) else (str(error),):
+        print_message(line, console)
 
 
 def print_status(

@@ -59,6 +59,12 @@ def test_the_library_has_what_people_need_each_with_its_own_name() -> None:
     assert check_text(b"version = 1", "r.toml")
 
 
+def test_explanations_say_modes_and_count_lines() -> None:
+    key = "\n".join(explain_library("authorized-key", {}))
+    assert '"<key>" is there at the end; where it is not there, it is made with mode 0600' in key
+    assert '"virtio_scsi" are there at the end;' in "\n".join(explain_library("initrd-drivers", {}))
+
+
 @pytest.mark.parametrize("guest", ALL_NAMES)
 @pytest.mark.parametrize("name", sorted(library()))
 def test_every_recipe_may_be_planned_on_every_guest_and_changes_nothing(
@@ -131,6 +137,16 @@ def test_serial_console_on_guests_with_systemd(tmp_path: Path) -> None:
     assert "grub.cfg is generated and was left alone" in planned.warnings[0]
 
 
+def test_serial_console_on_guests_whose_lib_is_not_usr_lib(tmp_path: Path) -> None:
+    root = make_root("sles10", tmp_path)
+    unit = "usr/lib/systemd/system/serial-getty@.service"
+    write(root, unit, "[Unit]\n")
+    planned = plan("serial-console", root)
+    wants = "/etc/systemd/system/getty.target.wants"
+    assert planned.others[-1] == f"link {wants}/serial-getty@ttyS0.service to /{unit}"
+    assert "/etc/inittab" not in planned.texts
+
+
 def test_serial_console_on_guests_with_boot_loader_entries(tmp_path: Path) -> None:
     texts = plan("serial-console", make_root("fedora", tmp_path / "a")).texts
     arguments = b" console=tty0 console=ttyS0,115200"
@@ -169,6 +185,31 @@ def test_names_to_uuids_in_fstab_and_menu(tmp_path: Path) -> None:
     assert planned.warnings == []
 
 
+def test_names_to_uuids_takes_the_names_by_id_of_suse(tmp_path: Path) -> None:
+    root = make_root("sles10", tmp_path)
+    disk = "/dev/disk/by-id/ata-VMware_Virtual_IDE_Hard_Drive_0001"
+    fstab = f"{disk}-part2 / ext3 acl 1 1\n{disk}-part1 swap swap defaults 0 0\n"
+    others = (
+        "/dev/disk/by-id/dm-name-a-b /srv xfs defaults 0 0\n"
+        "/dev/disk/by-id/scsi-SVMware_0002-part1 /data ext3 defaults 0 0\n"
+    )
+    write(root, "etc/fstab", fstab + others)
+    menu = (
+        f"title a\n kernel /vmlinuz root={disk}-part2 resume={disk}-part1 showopts\n"
+        " initrd /initrd\n"
+    )
+    menu_of(root, "/boot/grub/menu.lst").write_text(menu)
+    uuids = {"/": "1-2", "swap": "3-4", f"{disk}-part1": "3-4"}
+    planned = plan("names-to-uuids", root, uuids=uuids)
+    expected = fstab.replace(f"{disk}-part2", "UUID=1-2").replace(f"{disk}-part1", "UUID=3-4")
+    assert planned.texts["/etc/fstab"].decode() == expected + others
+    assert b"root=UUID=1-2 resume=UUID=3-4 showopts" in planned.texts["/boot/grub/menu.lst"]
+    assert planned.warnings == [
+        "names-to-uuids: the UUID of /dev/disk/by-id/scsi-SVMware_0002-part1 is not known;"
+        " fstab's line stays as it is"
+    ]
+
+
 def test_names_to_uuids_says_which_are_not_known(tmp_path: Path) -> None:
     root = make_root("arch", tmp_path)
     planned = plan("names-to-uuids", root)
@@ -196,7 +237,10 @@ def test_drop_persistent_net(tmp_path: Path) -> None:
     planned = plan("drop-persistent-net", make_root("rhel6", tmp_path / "a"))
     assert planned.texts == {"/etc/sysconfig/network-scripts/ifcfg-eth0": b"DEVICE=eth0\n"}
     assert planned.others == ["remove /etc/udev/rules.d/70-persistent-net.rules"]
-    assert plan("drop-persistent-net", make_root("debian12", tmp_path / "b")).steps == ()
+    planned = plan("drop-persistent-net", make_root("debian12", tmp_path / "b"))
+    assert planned.steps == ()
+    (warning,) = planned.warnings
+    assert "netplan, NetworkManager or a .link file of systemd names stays" in warning
 
 
 def test_initrd_drivers(tmp_path: Path) -> None:
@@ -216,8 +260,21 @@ def test_initrd_drivers(tmp_path: Path) -> None:
     assert texts == {"/etc/sysconfig/kernel": expected.encode()}
 
 
+@pytest.mark.parametrize("guest", ["alpine", "rhel5"])
+def test_initrd_drivers_refuses_a_guest_without_a_list_that_it_knows(
+    guest: str, tmp_path: Path
+) -> None:
+    root = make_root(guest, tmp_path)
+    write(root, "etc/sysconfig/kernel", "UPDATEDEFAULT=yes\n")
+    with pytest.raises(RefusedError, match="the guest has no list for its initrd"):
+        plan("initrd-drivers", root)
+
+
 def test_cloud_init_seed(tmp_path: Path) -> None:
     root = make_root("debian12", tmp_path)
+    installer = "etc/cloud/cloud.cfg.d/99-installer.cfg"  # as subiquity writes it
+    write(root, installer, "datasource_list:\n- None\n")
+    write(root, "etc/cloud/cloud-init.disabled", "Disabled by Ubuntu live installer\n")
     data = "#cloud-config\npassword: hunter2\n"
     settings = {"hostname": "web", "instance-id": "i-2", "user-data": data}
     planned = plan("cloud-init-seed", root, settings)
@@ -225,8 +282,10 @@ def test_cloud_init_seed(tmp_path: Path) -> None:
     assert planned.texts == {
         f"{seed}/meta-data": b"instance-id: i-2\nlocal-hostname: web\n",
         f"{seed}/user-data": data.encode(),
-        "/etc/cloud/cloud.cfg.d/95-bootgraft-seed.cfg": b"datasource_list: [ NoCloud, None ]\n",
+        "/etc/cloud/cloud.cfg.d/zz-bootgraft-seed.cfg": b"datasource_list: [ NoCloud, None ]\n",
     }
+    assert sorted([*planned.texts, f"/{installer}"])[1].endswith("/zz-bootgraft-seed.cfg")
+    assert "remove /etc/cloud/cloud-init.disabled" in planned.others
     assert "hunter2" not in "".join(step.describe() for step in planned.steps)
 
 
@@ -247,6 +306,8 @@ def test_authorized_key(tmp_path: Path) -> None:
         plan("authorized-key", root, {"key": key, "home": "/home/nobody"})
     with pytest.raises(RefusedError, match="no user 'jane'"):
         plan("authorized-key", root, {"key": key, "user": "jane", "home": "/home/joe"})
+    with pytest.raises(RefusedError, match="/root is not the home directory of joe"):
+        plan("authorized-key", root, {"key": key, "user": "joe"})
     with pytest.raises(RecipeError, match="the parameter key must match"):
         plan("authorized-key", root, {"key": 'command="x" ssh-rsa AAAA'})
 
@@ -256,7 +317,11 @@ def test_reset_root_password_takes_a_hash_that_somebody_has_given(tmp_path: Path
     new = SETTINGS["reset-root-password"]["hash"]
     planned = plan("reset-root-password", root, {"hash": new})
     old = (root / "etc/shadow").read_bytes()
-    assert planned.texts == {"/etc/shadow": old.replace(b"root:*", b"root:" + new.encode())}
+    others = old.partition(b"\n")[2]
+    assert planned.texts == {"/etc/shadow": b"root:" + new.encode() + b":::::::\n" + others}
+    write(root, "etc/shadow", b"bin:*:1:0:::::\nroot:!$1$a$b:15000:0:90:7:30:15100:\n" + others)
+    expired = plan("reset-root-password", root, {"hash": new}).texts["/etc/shadow"]
+    assert expired == b"bin:*:1:0:::::\nroot:" + new.encode() + b":::::::\n" + others
     with pytest.raises(RecipeError, match="needs the parameter hash"):
         plan("reset-root-password", root)
     for bad in ("$6$a$b:0:0:::::\nx::0", "$6$a$b:0:0:::::", "plain"):

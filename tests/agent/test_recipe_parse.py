@@ -1,6 +1,7 @@
 """Recipe files are checked: every problem at once, on its line; nothing else ever comes out."""
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -30,6 +31,25 @@ def _problems(text: str | bytes) -> list[str]:
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text if isinstance(text, bytes) else text.encode(), "r.toml")
     return list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        (r'replace = "^\s*a"', "r.toml:7: not TOML: .*; where it is meant as it is, use 'single"),
+        (r'replace = "\bfoo"', "r.toml:7: replace holds a backspace, .* use 'single' ones"),
+        ("mode = 0644", "r.toml:7: not TOML: .*; a text, as a mode is, stands in quotes"),
+    ],
+)
+def test_what_people_get_wrong_in_toml_is_told_with_what_to_do(line: str, hint: str) -> None:
+    action = '[[action]]\ndo = "lines"\npath = "/etc/x"\n'
+    (problem,) = _problems(f'{HEAD}{action}{line}\nwith = "x"\n')
+    assert re.match(hint, problem)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_mistakes() -> None:
+    text = f"{HEAD}{LINK}".replace("\n", "\r\n")
+    assert parse_recipe(b"\xef\xbb\xbf" + text.encode(), "r.toml").name == "a"
 
 
 def test_all_problems_are_told_at_once_each_with_its_line() -> None:

@@ -59,6 +59,7 @@ def _guest(name: str, folder: Path) -> KnownTrees:
     (root / "etc/shadow").chmod(0o640)
     write(root, "root/.profile", "")
     write(root, "etc/passwd", "root:x:0:0::/root:/bin/sh\n")
+    write(root, "etc/sysconfig/kernel", 'INITRD_MODULES="piix"\n')  # for those without another list
     boot = folder / "boot"
     return KnownTrees(root, boot if boot.is_dir() else None, None, known=UUIDS)
 

@@ -236,7 +236,7 @@ def test_a_payload_s_files_cannot_be_reached_from_a_recipe_that_lies_elsewhere(
         (["--recipe", "nothing"], "--recipe nothing is neither a file nor a recipe: hyperv-shim,"),
         (["--recipe", "serial-console", "--recipe", "serial-console"], "once, not serial-console"),
         (["--recipe", "serial-console", "--rollback"], "--recipe does not go with --rollback"),
-        (["--recipe", "serial-console", "--set", "word"], "takes NAME=VALUE or RECIPE.NAME=VALUE"),
+        (["--recipe", "serial-console", "--set", "word"], "is NAME=VALUE or RECIPE.NAME=VALUE"),
         (
             ["--recipe", "serial-console", "--set", "word=1"],
             "no recipe of this run has a parameter",
@@ -245,6 +245,7 @@ def test_a_payload_s_files_cannot_be_reached_from_a_recipe_that_lies_elsewhere(
         (["--recipe", "authorized-key"], "authorized-key needs the parameter key"),
         (["--recipe", "hyperv-shim", "--set", "hyperv-shim.a=b"], "hyperv-shim has no parameters"),
         (["--set", "place=Bern"], "--set goes with --recipe"),
+        (["--recipe", "serial-console", "--set-file", "speed=/nowhere"], "/nowhere cannot be read"),
         (["--mount", "/var"], "it takes /POINT=DIR"),
         (["--mount", "/boot=/"], "/boot is named with --boot"),
         (["--mount", "/var=/nowhere/at/all"], "--mount /var /nowhere/at/all is not a directory"),
@@ -285,6 +286,12 @@ def test_a_secret_is_not_shown(root: Path) -> None:
     assert f"root:{HASH}:" in (root / "etc/shadow").read_text()
     done(root, "--rollback")
     assert contents(root) == before
+
+
+def test_a_secret_may_come_from_a_file(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "hash").write_text(f"{HASH}\r\n")
+    done(root, "--recipe", "reset-root-password", "--set-file", f"hash={tmp_path / 'hash'}")
+    assert f"root:{HASH}:" in (root / "etc/shadow").read_text()
 
 
 # Other file systems of the guest

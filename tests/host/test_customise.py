@@ -17,6 +17,7 @@ from bootgraft_host.customise import (
     edit_grub,
     edit_isolinux,
 )
+from bootgraft_host.recipes import choose_recipes
 from host.shell import Shell
 from vm.commands import run
 
@@ -191,6 +192,38 @@ def test_an_iso_with_a_payload_gets_no_second_one(source: Path, tmp_path: Path) 
     customise_iso(source, first, BootChanges(), tmp_path / "tree")
     with pytest.raises(RefusedError, match=r"first\.iso holds a payload already"):
         customise_iso(first, tmp_path / "second.iso", BootChanges(), tmp_path / "tree")
+
+
+def test_an_iso_that_holds_a_secret_is_its_user_s_alone(
+    source: Path, shell: Shell, tmp_path: Path
+) -> None:
+    (tmp_path / "hash").write_text("$6$salt$" + "x" * 86 + "\n")
+    secret, plain, listed = tmp_path / "secret.iso", tmp_path / "plain.iso", tmp_path / "listed.iso"
+    words = ("iso", "customise", str(source))
+    hashed = ("--recipe", "reset-root-password", "--set-file", f"hash={tmp_path / 'hash'}")
+    assert shell(*words, str(secret), *hashed, state=False).status == 0
+    assert shell(*words, str(plain), "--recipe", "serial-console", state=False).status == 0
+    (tmp_path / "payload").mkdir()
+    (tmp_path / "payload/recipes.toml").write_text(
+        'version = 1\n[[recipe]]\nname = "cloud-init-seed"\n'
+        'set = { hostname = "web", user-data = "#cloud-config\\n" }\n'
+    )
+    payload = ("--add-payload", str(tmp_path / "payload"))
+    assert shell(*words, str(listed), *payload, state=False).status == 0
+    modes = [oct(each.stat().st_mode & 0o77) for each in (secret, listed)]
+    assert modes == ["0o0", "0o0"]
+    assert plain.stat().st_mode & 0o44
+
+
+def test_a_folder_s_list_of_recipes_is_not_passed_over(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "payload/shim").mkdir(parents=True)
+    (tmp_path / "payload/shim/xen.gz").touch()
+    (tmp_path / "payload/recipes.toml").touch()
+    with pytest.raises(InvalidRequestError, match=r"recipes\.toml says which recipes go onto"):
+        customise_iso(
+            *(source, tmp_path / "copy.iso", BootChanges(), tmp_path / "payload"),
+            choose_recipes(["serial-console"], ()),
+        )
 
 
 def test_another_iso_is_refused_by_name(source: Path, tmp_path: Path) -> None:

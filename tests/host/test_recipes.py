@@ -276,8 +276,9 @@ def test_check_names_every_problem_of_every_file_with_its_line(
     assert (output.status, output.out) == (0, f"{good}: good; good, 1 action\n")
     output = shell("recipe", "check", str(bad), str(good), str(worse), state=False)
     assert output.status == 2
-    assert f"{bad}:8: do must be one of" in output.err
-    assert f"{worse}:4: there is no file or directory" in output.err
+    first, second = output.err.splitlines()
+    assert first.startswith(f"bootgraft: {bad}:8: do must be one of")
+    assert second.startswith(f"bootgraft: {worse}:4: there is no file or directory")
     assert f"{good}: good" in output.out
 
 
@@ -287,8 +288,27 @@ def test_explain_says_a_recipe_in_words_with_its_settings(shell: Shell, tmp_path
     assert '"ttyS1", as set' in output.out
     path = write_recipe(tmp_path)
     assert "make the directory /srv/x" in shell("recipe", "explain", str(path), state=False).out
+    coloured = write_recipe(tmp_path, parameter("colour"), DIRECTORY, name="coloured")
+    for setting, known in (
+        ("hue=red", "coloured has no parameter hue; it has: colour"),
+        ("other.colour=red", "coloured has no parameter other.colour; it has: colour"),
+    ):
+        refused = shell("recipe", "explain", str(coloured), "--set", setting, state=False)
+        assert (refused.status, known in refused.err) == (2, True)
     refused = shell("recipe", "explain", str(path), "--set", "colour=red", state=False)
-    assert (refused.status, "mine has no parameter colour" in refused.err) == (2, True)
+    assert "mine has no parameter colour; it has: none" in refused.err
+
+
+def test_what_is_no_recipe_file_is_told_in_words(shell: Shell, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path).rename(tmp_path / "recipe.toml")
+    explained = shell("recipe", "explain", str(tmp_path), state=False)
+    assert f"is a directory: name the recipe in it, {path}" in explained.err
+    checked = shell("recipe", "check", str(tmp_path), "serial-console", state=False)
+    assert checked.err.splitlines() == [
+        f"bootgraft: {tmp_path} cannot be read: Is a directory",
+        "bootgraft: serial-console cannot be read: No such file or directory; a ready recipe needs"
+        " no check",
+    ]
 
 
 def test_the_list_has_every_ready_recipe(shell: Shell) -> None:

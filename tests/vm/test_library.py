@@ -6,10 +6,12 @@ notes say; and on virtio, where the disk has another name, the kernel and a logi
 network is up, and the new key opens it.
 """
 
+import contextlib
 import os
 import secrets
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +50,7 @@ QUESTIONS = {
     "root": "findmnt -no SOURCE /",
     "swap": "swapon --show=NAME --noheadings",
     "arguments": "cat /proc/cmdline",
-    "drivers": "lsinitramfs /initrd.img | xargs -n 1 basename",
+    "drivers": "zstd -dc </initrd.img | cpio --list --quiet | xargs -n 1 basename",
     "interfaces": "ls /sys/class/net",
 }
 
@@ -116,6 +118,7 @@ def start_on_old_hardware(disk: Path, com1: Path, token: str) -> str:
     drive = f"file={disk},format=raw,if=ide,index=0"
     with Boot(["-drive", drive], MEMORY, com1=com1) as boot, socket.socket(socket.AF_UNIX) as line:
         line.connect(str(com1))
+        threading.Thread(target=read_on, args=(line,), daemon=True).start()
         boot.wait_for_console(f"BOOTGRAFT-SEED {token}", BOOT_TIMEOUT)
         for typed, answer in (
             ("", rf"^{HOSTNAME} login: "),
@@ -128,6 +131,13 @@ def start_on_old_hardware(disk: Path, com1: Path, token: str) -> str:
         line.sendall(b"poweroff\r")
         boot.wait_off(COMMAND_TIMEOUT)
         return boot.console_text()
+
+
+def read_on(line: socket.socket) -> None:
+    """Take what comes, or the guest would wait; what it is stands in the machine's log."""
+    with contextlib.suppress(OSError):
+        while line.recv(4096):
+            pass
 
 
 def start_on_virtio(disk: Path, key: Path, token: str) -> tuple[str, dict[str, str]]:

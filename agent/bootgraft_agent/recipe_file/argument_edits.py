@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootgraft_agent import grub
+from bootgraft_agent.recipe_file.fstab_edits import CHANGING_NAME
 from bootgraft_agent.recipe_file.text_lines import body, line_end, split_lines, to_text
 from bootgraft_agent.recipe_file.variable_edits import (
     get_grubenv,
@@ -27,7 +28,6 @@ _KERNEL_LINE = re.compile(rb"[ \t]*(?:kernel|module)[ \t=]+(?:--\S+[ \t]+)*[^ \t
 _KERNEL_FILE = re.compile(rb"vmlinu|bzimage|kernel|linux", re.IGNORECASE)
 _KOPT = re.compile(rb"(?m)^# kopt=(?P<arguments>[^\r\n]*)")
 _OPTIONS = re.compile(rb"options[ \t]+(?P<arguments>.*)", re.DOTALL)
-_KERNEL_NAME = re.compile(rb"/dev/(?:[hsv]d[a-z]+|xvd[a-z]+|(?:nvme\d+n|mmcblk)\d+p?)\d*")
 
 Editor = Callable[[bytes], bytes]
 
@@ -281,10 +281,10 @@ def loader_arguments(data: bytes) -> bytes:
 
 
 def devices(arguments: bytes) -> list[bytes]:
-    """List what root= and resume= name, as far as these are the kernel's names of disks."""
+    """List what root= and resume= name, as far as another hypervisor changes it."""
     pairs = (each.partition(b"=") for each in _words(arguments))
     named = (value for name, _, value in pairs if name in (b"root", b"resume"))
-    return [each for each in named if _KERNEL_NAME.fullmatch(each)]
+    return [each for each in named if CHANGING_NAME.fullmatch(each)]
 
 
 def by_uuid(

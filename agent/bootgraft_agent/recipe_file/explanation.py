@@ -12,6 +12,7 @@ from bootgraft_agent.recipe_file.model import (
     Ini,
     Lines,
     Link,
+    Missing,
     RecipeFile,
     Remove,
     Rename,
@@ -124,18 +125,19 @@ class _Words:
             case Directory():
                 return f"make the directory {self.text(action.path)}{self._owned(action)}"
             case Lines():
-                return (
-                    f"in {self.text(action.path)}, {self._lines(action)}"
-                    + (_MISSING[action.missing])
+                return f"in {self.text(action.path)}, {self._lines(action)}" + _missing(
+                    action.missing, action.mode
                 )
             case Ini():
                 section = self.quoted(action.section)
                 return f"in {self.text(action.path)}, section {section}, " + (
-                    self._assigned(action.assign, action.unset) + _MISSING[action.missing]
+                    self._assigned(action.assign, action.unset)
+                    + _missing(action.missing, action.mode)
                 )
             case Variables():
                 return f"in {self.text(action.path)}, " + (
-                    self._assigned(action.assign, action.unset) + _MISSING[action.missing]
+                    self._assigned(action.assign, action.unset)
+                    + _missing(action.missing, action.mode)
                 )
             case Fstab():
                 return f"in {self.text(action.path)}, {self._fstab(action)}"
@@ -173,7 +175,8 @@ class _Words:
         if action.ensure:
             unless = f", unless a line matches {self.quoted(action.unless)}" * bool(action.unless)
             place = within or " at the end"
-            return f"see to it that {self.listed(action.ensure)} is there{place}{unless}"
+            be = "is" if len(action.ensure) == 1 else "are"
+            return f"see to it that {self.listed(action.ensure)} {be} there{place}{unless}"
         lines = f"{_count(action.count)} that match{'es' * (action.count == 1)}"
         if action.remove is not None:
             return f"remove {lines} {self.quoted(action.remove)}{within}"
@@ -245,6 +248,11 @@ class _Words:
         if action.contains is not None:
             parts.append(f"a line of it matches {self.quoted(action.contains)}")
         return f"go on only if {' and '.join(parts)}"
+
+
+def _missing(missing: Missing, mode: int | None) -> str:
+    is_made = missing == "create" and mode is not None
+    return _MISSING[missing] + (f" with mode {mode:04o}" if is_made else "")
 
 
 def _count(count: Count, one: str = "line", many: str = "lines") -> str:

@@ -21,8 +21,13 @@ _DEFAULTS = {"options": b"defaults", "dump": b"0", "pass": b"0"}
 _FIELD = re.compile(rb"[^ \t\r\n]++")
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _SPECIAL = re.compile(rb"[ \t\n\r\\#]")
-# Names that the kernel gives disks as it finds them; others stay what they are.
-_KERNEL_NAME = re.compile(rb"/dev/(?:[hsv]d[a-z]+|xvd[a-z]+|(?:nvme\d+n|mmcblk)\d+p?)\d*")
+# Names that another hypervisor changes: those that the kernel gives disks as it finds them, and
+# udev's by a disk's model, serial number or place, as SUSE's installer writes them. Those of
+# device-mapper and md stay what they are.
+CHANGING_NAME = re.compile(
+    rb"/dev/(?:(?:[hsv]d[a-z]+|xvd[a-z]+|(?:nvme\d+n|mmcblk)\d+p?)\d*"
+    rb"|disk/by-(?:path/|id/(?!dm-|lvm-|md-)).+)"
+)
 _OPTICAL = frozenset({b"iso9660", b"udf", b"udf,iso9660", b"iso9660,udf"})
 
 
@@ -40,9 +45,9 @@ class Entry:
 
     @property
     def is_kernel_named(self) -> bool:
-        """Whether the device is a disk by the name that the kernel gives it."""
+        """Whether the device is a disk by a name that another hypervisor changes."""
         is_disk = self.field("type") not in _OPTICAL
-        return is_disk and _KERNEL_NAME.fullmatch(self.field("device")) is not None
+        return is_disk and CHANGING_NAME.fullmatch(self.field("device")) is not None
 
     @property
     def uuid_key(self) -> str:

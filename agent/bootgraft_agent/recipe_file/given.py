@@ -24,7 +24,7 @@ def parse_given(text: str) -> Given:
     key, equals, value = text.partition("=")
     match = _KEY.fullmatch(key)
     if not equals or match is None:
-        raise InvalidRequestError(f"--set takes NAME=VALUE or RECIPE.NAME=VALUE, not {key[:60]!r}")
+        raise InvalidRequestError(f"a setting is NAME=VALUE or RECIPE.NAME=VALUE, not {key[:60]!r}")
     return Given(match["recipe"], match["name"], value)
 
 
@@ -49,7 +49,11 @@ def share_out(
             ways = " or ".join(f"{owner}.{each.name}" for owner in owners)
             problems.append(f"several recipes have a parameter {each.name}: say {ways}")
         else:
-            problems.append(f"no recipe of this run has a parameter {each.name}")
+            listed = dict.fromkeys(name for names in parameters.values() for name in names)
+            problems.append(
+                f"no recipe of this run has a parameter {each.name}; there are:"
+                f" {', '.join(listed) or 'none'}"
+            )
     if problems:
         raise RecipeError(problems)
     return shares

@@ -23,6 +23,11 @@ MAX_PARAMETERS = 100
 # Of files, and of what a plan calls its recipes.
 RECIPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _AT_LINE = re.compile(r" \(at line (?P<line>\d+), column \d+\)\Z")
+# What tomllib says, and what is mostly meant; the words differ from Python to Python.
+_HINTS = {
+    "Unescaped '\\'": "; where it is meant as it is, use 'single quotes'",
+    "after a statement": "; a text, as a mode is, stands in quotes",
+}
 _HEADER = re.compile(rb"(?m)^[ \t]*\[\[[ \t]*action[ \t]*\]\]")
 
 
@@ -48,7 +53,7 @@ def read_toml(data: bytes, name: str) -> tuple[dict[str, object], Positions]:
     if actions > MAX_ACTIONS:
         raise RecipeError([f"{name}: {actions} actions; a recipe has at most {MAX_ACTIONS}"])
     try:
-        text = data.decode().replace("\r\n", "\n")
+        text = data.decode("utf-8-sig").replace("\r\n", "\n")  # as some editors on Windows write
         positions = find_positions(text)
         return tomllib.loads(text), positions
     except UnicodeDecodeError as error:
@@ -65,7 +70,8 @@ def read_toml(data: bytes, name: str) -> tuple[dict[str, object], Positions]:
 def _toml_problem(message: str, text: str, name: str) -> str:
     place = _AT_LINE.search(message)
     line = place["line"] if place else str(text.count("\n") + 1)
-    return f"{name}:{line}: not TOML: {_AT_LINE.sub('', message)}"
+    hints = [hint for sign, hint in _HINTS.items() if sign in message]
+    return f"{name}:{line}: not TOML: {_AT_LINE.sub('', message)}{''.join(hints)}"
 
 
 def _parse_document(document: Reader, data: bytes, file_name: str) -> RecipeFile:

@@ -273,7 +273,11 @@ class Reader:
     def pattern(self, key: str, *, required: bool = False) -> Template | None:
         """Give a pattern, in which values of placeholders stand for themselves."""
         template = self.line(key, required=required)
-        if template is not None:
+        if template is not None and "\b" in str(template):
+            self.problem(
+                key, f"{key} holds a backspace, as \\b means in double quotes; use 'single' ones"
+            )
+        elif template is not None:
             try:
                 Pattern(template.fill(dict.fromkeys(template.names, "x")))
             except PatternError as error:
