@@ -155,6 +155,19 @@ def test_a_recipe_is_shown_done_once_and_taken_back_on_a_guest_without_grub_lega
     assert contents(root) == before
 
 
+@pytest.mark.parametrize("time", [-(10**18), 9 * 10**18])
+def test_a_file_of_1938_or_2255_does_not_stop_the_next_run_and_comes_back(
+    time: int, root: Path, greeting: Path
+) -> None:
+    write(root, "etc/motd", "old\n")
+    os.utime(root / "etc/motd", ns=(time, time))
+    before = contents(root)
+    done(root, "--recipe", greeting)
+    assert "nothing is to be done" in done(root, "--recipe", greeting)
+    done(root, "--rollback")
+    assert contents(root) == before
+
+
 def test_json_is_one_document(root: Path, greeting: Path) -> None:
     def document(*options: str | Path) -> dict[str, object]:
         found: dict[str, object] = json.loads(done(root, *options, "--json"))
