@@ -249,7 +249,7 @@ class World(View):
             raise RefusedError(f"{path} and {to} are in different file systems of the guest")
         origin = node.origin or place
         self._want(place, None, reason)
-        self._want(new, replace(node, origin=origin), reason)
+        self._want(new, replace(node, origin=origin, is_given=True), reason)
 
     def _want_file(
         self,

@@ -168,6 +168,26 @@ def test_a_file_of_1938_or_2255_does_not_stop_the_next_run_and_comes_back(
     assert contents(root) == before
 
 
+def test_a_file_renamed_over_another_keeps_its_own_owner_and_mode(
+    root: Path, tmp_path: Path
+) -> None:
+    for name, mode in (("new", 0o600), ("old", 0o644)):
+        write(root, f"srv/{name}", "the same\n")
+        (root / f"srv/{name}").chmod(mode)
+    before = contents(root)
+    recipe = tmp_path / "over.toml"
+    recipe.write_text(
+        'version = 1\nname = "over"\ndescription = "one file takes the place of another"\n'
+        '[[action]]\ndo = "rename"\npath = "/srv/new"\nto = "/srv/old"\nreplace = true\n'
+    )
+    done(root, "--recipe", recipe)
+    assert not (root / "srv/new").exists()
+    assert (root / "srv/old").stat().st_mode & 0o7777 == 0o600
+    assert "nothing is to be done" in done(root, "--recipe", recipe)
+    done(root, "--rollback")
+    assert contents(root) == before
+
+
 def test_json_is_one_document(root: Path, greeting: Path) -> None:
     def document(*options: str | Path) -> dict[str, object]:
         found: dict[str, object] = json.loads(done(root, *options, "--json"))
