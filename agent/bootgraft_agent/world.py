@@ -353,7 +353,10 @@ class World(View):
         check_room(steps, rooms, boot_is_in_root=bool(self._volumes.boot_prefix))
 
     def switches(self) -> tuple[Target, ...]:
-        """Give what a boot loader reads by itself at any instant, in the volume of /boot."""
+        """Give what a boot loader reads by itself at any instant, in the volume of /boot.
+
+        Not a directory of such a name, which it does not read, and which no rename switches.
+        """
         found: list[Target] = []
         for path in BOOT_LOADER_FILES:
             with contextlib.suppress(OSError, RefusedError):
@@ -361,7 +364,9 @@ class World(View):
                 if self._look(place) is not None and self.exists(path):
                     place = self._resolve(path, follow_last=True)
                 target = self.locate(place)
-                if target.where == "boot":
+                nodes = self._look(place), self._now.node(place)
+                is_directory = any(node and node.kind == "directory" for node in nodes)
+                if target.where == "boot" and not is_directory:
                     found.append(target)
         return tuple(dict.fromkeys(found))
 

@@ -47,6 +47,21 @@ def assert_words_and_nothing_changed(root: Path, actions: str, words: str) -> No
     assert snapshot(root) == before
 
 
+@pytest.mark.parametrize("name", ["menu.lst", "grubenv"])
+def test_a_directory_with_the_name_of_a_menu_is_made_and_taken_back(name: str, root: Path) -> None:
+    before = snapshot(root)
+    actions = (
+        f'[[action]]\ndo = "directory"\npath = "/boot/grub/{name}"\n'
+        f'[[action]]\ndo = "copy"\npath = "/boot/grub/{name}/file"\ncontent = "1"\n'
+    )
+    result = run(root, "--recipe", recipe(root, actions))
+    assert result.returncode == 0, result.stderr
+    assert (root / "boot/grub" / name / "file").read_text() == "1"
+    result = run(root, "--rollback")
+    assert result.returncode == 0, result.stderr
+    assert snapshot(root).keys() == before.keys()
+
+
 # In every place something else
 
 
