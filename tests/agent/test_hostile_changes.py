@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,17 @@ def assert_words_and_nothing_changed(root: Path, actions: str, words: str) -> No
         options = [] if option == "--verbose" else [option]
         assert_refused(run(root, "--recipe", recipe(root, actions), *options), words)
     assert snapshot(root) == before
+
+
+def test_a_directory_s_default_acl_gives_a_file_no_acl_that_it_did_not_have(root: Path) -> None:
+    # linux/posix_acl_xattr.h: version 2; then tag, permissions, id: owner, user 1000, group, mask
+    entries = (1, 7, -1), (2, 6, 1000), (4, 5, -1), (16, 7, -1), (32, 5, -1)
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *each) for each in entries)
+    os.setxattr(root / "srv/data", "system.posix_acl_default", acl)
+    result = run(root, "--recipe", recipe(root, EDIT))
+    assert result.returncode == 0, result.stderr
+    assert (root / "srv/data/file").read_text() == "old\nnew\n"
+    assert os.listxattr(root / "srv/data/file") == []
 
 
 @pytest.mark.parametrize("name", ["menu.lst", "grubenv"])
