@@ -320,6 +320,37 @@ def test_a_secret_is_not_shown(root: Path) -> None:
     assert contents(root) == before
 
 
+@pytest.mark.parametrize("secret", ["hunter2 #x$y\\z\udcff'\"", "pw=1 hunter2"])
+@pytest.mark.parametrize(
+    "action",
+    [
+        'do = "require"\npath = "/etc/fstab"\ncontains = "{s}"',
+        'do = "require"\npath = "/etc/{s}"',
+        'do = "copy"\npath = "/etc/new"\ncontent = "new"\nowner = "{s}"',
+        'do = "lines"\npath = "/etc/fstab"\nensure = "new"\nafter = "{s}"',
+        'do = "grub-arguments"\nadd = ["{s}"]',
+        'do = "variables"\npath = "/etc/new"\nmissing = "create"\nset = { WORD = "{s}" }',
+        'do = "variables"\nstyle = "grubenv"\npath = "/etc/new"\nmissing = "create"\n'
+        'set = { word = "{s}" }',
+        'do = "fstab"\nentry = { device = "{s}", mount_point = "/new", type = "cifs" }',
+        'do = "link"\npath = "/etc/new"\nto = "{s}"',
+    ],
+)
+def test_a_secret_is_not_shown_however_a_text_or_a_refusal_quotes_it(
+    action: str, secret: str, root: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "secret.toml"
+    recipe.write_text(
+        'version = 1\nname = "secret"\ndescription = "it has a secret"\n'
+        '[parameters.s]\ndescription = "it"\nsecret = true\nrequired = true\n'
+        f"[[action]]\n{action}\n"
+    )
+    for option in (["--dry-run"], ["--dry-run", "--json"], []):
+        result = run(root, "--recipe", recipe, "--set", f"s={secret}", *option)
+        assert result.returncode in (0, 1)
+        assert "hunter2" not in result.stdout + result.stderr
+
+
 # Other file systems of the guest
 
 
