@@ -182,6 +182,8 @@ def test_a_key_gets_its_value_where_it_belongs(data: bytes, changed: bytes) -> N
         (b"[s]\nk=1\nk=2\n", "more than once: lines 2 and 3"),
         (b"[s]\nk=1\\\n2\n", "goes on in line 3"),
         (b"[s]\nk=1\n  2\n", "goes on in line 3"),
+        (b"[s]\nj=1\\\nk=1\n", "line 2 goes on in the next"),
+        (b"[s]\nj=1\\\n[t]\n", "line 2 goes on in the next"),
     ],
 )
 def test_a_key_that_is_not_clear_is_refused(data: bytes, problem: str) -> None:
