@@ -454,6 +454,16 @@ def test_an_argument_is_changed_where_it_stands(
     assert edit.apply(arguments) == changed
 
 
+def test_an_argument_is_not_put_in_a_quote_that_is_never_closed() -> None:
+    edit = ArgumentEdit(add=(b"x",))
+    assert edit.apply(b'a="1 2" --  "') == b'a="1 2" x --  "'
+    with pytest.raises(EditError, match="never closed"):
+        edit.apply(b'ro a="1')
+    menu = b'title A\nkernel /vmlinuz a="1\ntitle B\nkernel /vmlinuz ro\n'
+    changed, odd = argument_edits.edit_menu(menu, edit.apply, default_only=False, saved=0)
+    assert (changed, odd) == (menu.replace(b"vmlinuz ro", b"vmlinuz ro x"), ["A"])
+
+
 MENU = b"""\
 default 1
 # kopt=root=/dev/xvda1 ro
