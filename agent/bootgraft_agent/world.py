@@ -330,10 +330,10 @@ class World(View):
         RefusedError where that has no room.
         """
         wanted = {**self.original.changed, **self._wanted}
-        steps = list(Differences(self._now, wanted, self._reasons).steps())
+        switches = self.switches()
+        steps = list(Differences(self._now, wanted, self._reasons, switches).steps())
         if steps:
             self._check_room(steps)
-        switches = self.switches()
         places = dict.fromkeys(["boot", "root", *(each.where for each in _targets(steps))])
         order = {where: number for number, where in enumerate(places)}
         return tuple(

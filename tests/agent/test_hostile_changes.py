@@ -74,6 +74,22 @@ def test_a_directory_with_the_name_of_a_menu_is_made_and_taken_back(name: str, r
     assert snapshot(root).keys() == before.keys()
 
 
+def test_a_file_becomes_the_menu_and_the_directory_that_held_it_goes(root: Path) -> None:
+    write(root, "boot/old/menu", "default 0\n")
+    actions = (
+        '[[action]]\ndo = "rename"\npath = "/boot/old/menu"\nto = "/boot/grub/menu.lst"\n'
+        '[[action]]\ndo = "remove"\npath = "/boot/old"\n'
+    )
+    result = run(root, "--recipe", recipe(root, actions))
+    assert result.returncode == 0, result.stderr
+    assert (root / "boot/grub/menu.lst").read_text() == "default 0\n"
+    assert not (root / "boot/old").exists()
+    assert "nothing is to be done" in run(root, "--recipe", recipe(root, actions)).stdout
+    assert run(root, "--rollback").returncode == 0
+    assert (root / "boot/old/menu").read_text() == "default 0\n"
+    assert not (root / "boot/grub/menu.lst").exists()
+
+
 # In every place something else
 
 
