@@ -1,10 +1,10 @@
 """What is to be done where what is there is not what recipes want: steps, in order."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from bootgraft_agent.effects import Change
 from bootgraft_agent.errors import RefusedError
-from bootgraft_agent.files import TEMPORARY
+from bootgraft_agent.files import TEMPORARY, parent_of
 from bootgraft_agent.guest import MAX_TEXT
 from bootgraft_agent.guest_tree import Node, PayloadRef, View, a_kind
 from bootgraft_agent.plan import (
@@ -26,11 +26,16 @@ class Differences:
     """The steps from a guest as it is now to what is wanted, by paths without first slashes."""
 
     def __init__(
-        self, now: View, wanted: Mapping[str, Node | None], reasons: Mapping[str, str]
+        self,
+        now: View,
+        wanted: Mapping[str, Node | None],
+        reasons: Mapping[str, str],
+        switches: Collection[Target] = (),
     ) -> None:
         self._now = now
         self._wanted = wanted
         self._reasons = reasons
+        self._switches = switches
 
     def steps(self) -> Iterator[Step]:
         """Give the steps: what is made before what is edited, and that before what is removed."""
@@ -100,6 +105,8 @@ class Differences:
         if self._wanted.get(node.origin, node) is not None:
             return None
         target, origin = self._now.locate(path), self._now.locate(node.origin)
+        if target in self._switches and self._wanted.get(parent_of(node.origin), node) is None:
+            return None  # a switch comes last, and the directory that it is in goes before
         found = self._now.state(origin)
         if target.where != origin.where or self._now.state(target) is not None:
             return None

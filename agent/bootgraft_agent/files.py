@@ -513,7 +513,7 @@ def _set_xattrs(place: int | str, attributes: Attributes) -> None:
 
 
 def _copy_attributes(source: int, target: int) -> None:
-    """Copy owner, mode and extended attributes (SELinux label, ACLs) between open files."""
+    """Copy owner, mode and extended attributes (SELinux label, ACLs), and no others, to a file."""
     status = os.fstat(source)
     os.fchown(target, status.st_uid, status.st_gid)
     os.fchmod(target, stat.S_IMODE(status.st_mode))
@@ -523,6 +523,9 @@ def _copy_attributes(source: int, target: int) -> None:
         if error.errno == errno.ENOTSUP:
             return
         raise
+    for attribute in os.listxattr(target):
+        if attribute not in attributes and attribute != SELINUX:  # of the directory's default ACL
+            os.removexattr(target, attribute)
     for attribute in attributes:
         os.setxattr(target, attribute, os.getxattr(source, attribute))
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bootgraft_agent.errors import InvalidRequestError
-from bootgraft_agent.grub import MASK
-from bootgraft_agent.secrets_mask import mask_secrets, mask_text
+from bootgraft_agent.secrets_mask import mask_given, mask_secrets, mask_text
 from bootgraft_agent.states import (
     Attributes,
     DirectoryState,
@@ -340,11 +339,7 @@ class Plan:
 
     def masked(self, text: str) -> str:
         """Mask what may not be shown, be it the guest's or the recipes', in a text of this plan."""
-        masked = mask_text(text)
-        pieces = {piece.strip() for secret in self.secrets for piece in secret.splitlines()}
-        for piece in sorted(pieces - {""}, key=len, reverse=True):
-            masked = masked.replace(piece, MASK.decode())
-        return masked
+        return mask_text(mask_given(text, self.secrets))
 
     def texts(self) -> Iterator[tuple[str, str, str]]:
         """Give (path, before, after) for each text file that changes, with secrets masked.
@@ -361,7 +356,9 @@ class Plan:
             left -= sum(map(len, contents))
             if left < 0:
                 return
-            before, after = (self.masked(readable(content)) for content in contents)
+            before, after = (
+                self.masked(content.decode("utf-8", "backslashreplace")) for content in contents
+            )
             yield self.masked(str(step.target)), before, after
 
     def diffs(self) -> Iterator[tuple[str, str]]:

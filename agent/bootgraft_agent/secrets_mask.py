@@ -5,8 +5,10 @@ comma, a slash or an @) or, once quoted, at its closing quote.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 
 from bootgraft_agent import grub
+from bootgraft_agent.text import printable
 
 _KEY = re.compile(rb"(?<![\w.-])(?P<key>[\w.-]+)=")
 _SECRET_KEY = re.compile(
@@ -29,6 +31,29 @@ def mask_text(text: str) -> str:
     """Mask the secrets in a message that may quote a guest's text."""
     masked = mask_secrets(text.encode("utf-8", "surrogatepass"))
     return masked.decode("utf-8", "surrogatepass")
+
+
+def mask_given(text: str, secrets: Iterable[str]) -> str:
+    """Mask secrets that are known, as they are and as files and messages quote them."""
+    pieces = {piece.strip() for secret in secrets for piece in secret.splitlines()}
+    forms = {form for piece in pieces for form in _forms(piece)}
+    for form in sorted(forms - {""}, key=lambda each: (-len(each), each)):
+        text = text.replace(form, grub.MASK.decode())
+    return text
+
+
+def _forms(piece: str) -> Iterator[str]:
+    """Give a piece of a secret as it is, and in quotes, an fstab, a pattern, a message."""
+    for form in (
+        piece,
+        re.sub(r"([$`\"\\])", r"\\\1", piece),
+        piece.replace("\\", "\\\\"),
+        re.sub(r"[ \t\\#]", lambda match: f"\\{ord(match[0]):03o}", piece),
+        re.sub(r"([!-/:-@\[-`{-~ \t])", r"\\\1", piece),
+    ):
+        shown = form.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        for each in (form, shown):
+            yield from (each, printable(each), repr(each)[1:-1])
 
 
 def mask_secrets(content: bytes) -> bytes:

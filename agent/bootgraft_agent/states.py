@@ -16,6 +16,7 @@ MAX_XATTRS = 64  # of one file
 MAX_XATTR = 64 * 1024  # bytes of one value, as Linux has it
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
+_TIMES = (1 << 63) * 10**9  # nanoseconds on either side of 1970, of seconds in 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +202,17 @@ def _mapping(value: JSON) -> Mapping[str, JSON]:
     return value
 
 
-def _number(value: JSON, limit: int) -> int:
+def _number(value: JSON, limit: int, *, at_least: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{value!r} is no number")
-    if not 0 <= value < limit:
-        raise ValueError(f"{value} is not below {limit}")
+    if not at_least <= value < limit:
+        raise ValueError(f"{value} is not from {at_least} to below {limit}")
     return value
 
 
 def _time(value: JSON) -> int | None:
-    return None if value is None else _number(value, 1 << 62)
+    """Check a time, which before 1970 is negative."""
+    return None if value is None else _number(value, _TIMES, at_least=-_TIMES)
 
 
 def _text(value: JSON) -> str:

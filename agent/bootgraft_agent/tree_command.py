@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         lines: Iterable[str] = plan_lines(plan)
     else:
         lines = [
-            *outcome_lines(outcome, "changed"),
+            *(plan.masked(each) for each in outcome_lines(outcome, "changed")),
             *warning_lines([plan.masked(each) for each in plan.warnings]),
         ]
     _print(arguments, plan_json(plan) | outcome_json(outcome, plan), lines)

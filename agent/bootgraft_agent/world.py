@@ -249,7 +249,7 @@ class World(View):
             raise RefusedError(f"{path} and {to} are in different file systems of the guest")
         origin = node.origin or place
         self._want(place, None, reason)
-        self._want(new, replace(node, origin=origin), reason)
+        self._want(new, replace(node, origin=origin, is_given=True), reason)
 
     def _want_file(
         self,
@@ -330,10 +330,10 @@ class World(View):
         RefusedError where that has no room.
         """
         wanted = {**self.original.changed, **self._wanted}
-        steps = list(Differences(self._now, wanted, self._reasons).steps())
+        switches = self.switches()
+        steps = list(Differences(self._now, wanted, self._reasons, switches).steps())
         if steps:
             self._check_room(steps)
-        switches = self.switches()
         places = dict.fromkeys(["boot", "root", *(each.where for each in _targets(steps))])
         order = {where: number for number, where in enumerate(places)}
         return tuple(
@@ -353,7 +353,10 @@ class World(View):
         check_room(steps, rooms, boot_is_in_root=bool(self._volumes.boot_prefix))
 
     def switches(self) -> tuple[Target, ...]:
-        """Give what a boot loader reads by itself at any instant, in the volume of /boot."""
+        """Give what a boot loader reads by itself at any instant, in the volume of /boot.
+
+        Not a directory of such a name, which it does not read, and which no rename switches.
+        """
         found: list[Target] = []
         for path in BOOT_LOADER_FILES:
             with contextlib.suppress(OSError, RefusedError):
@@ -361,7 +364,9 @@ class World(View):
                 if self._look(place) is not None and self.exists(path):
                     place = self._resolve(path, follow_last=True)
                 target = self.locate(place)
-                if target.where == "boot":
+                nodes = self._look(place), self._now.node(place)
+                is_directory = any(node and node.kind == "directory" for node in nodes)
+                if target.where == "boot" and not is_directory:
                     found.append(target)
         return tuple(dict.fromkeys(found))
 

@@ -330,7 +330,8 @@ def test_an_unknown_run_is_refused_with_those_that_there_are(base: Path) -> None
         b"path: \\ud800",
         b"path: ",
         b"mtime: 1e400",
-        b"mtime: 99999999999999999999999",
+        b"mtime: 99999999999999999999999999999",
+        b"mtime: -99999999999999999999999999999",
     ],
 )
 def test_a_damaged_manifest_is_refused_and_nothing_changed(base: Path, damage: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,48 @@ def assert_words_and_nothing_changed(root: Path, actions: str, words: str) -> No
         options = [] if option == "--verbose" else [option]
         assert_refused(run(root, "--recipe", recipe(root, actions), *options), words)
     assert snapshot(root) == before
+
+
+def test_a_directory_s_default_acl_gives_a_file_no_acl_that_it_did_not_have(root: Path) -> None:
+    # linux/posix_acl_xattr.h: version 2; then tag, permissions, id: owner, user 1000, group, mask
+    entries = (1, 7, -1), (2, 6, 1000), (4, 5, -1), (16, 7, -1), (32, 5, -1)
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *each) for each in entries)
+    os.setxattr(root / "srv/data", "system.posix_acl_default", acl)
+    result = run(root, "--recipe", recipe(root, EDIT))
+    assert result.returncode == 0, result.stderr
+    assert (root / "srv/data/file").read_text() == "old\nnew\n"
+    assert os.listxattr(root / "srv/data/file") == []
+
+
+@pytest.mark.parametrize("name", ["menu.lst", "grubenv"])
+def test_a_directory_with_the_name_of_a_menu_is_made_and_taken_back(name: str, root: Path) -> None:
+    before = snapshot(root)
+    actions = (
+        f'[[action]]\ndo = "directory"\npath = "/boot/grub/{name}"\n'
+        f'[[action]]\ndo = "copy"\npath = "/boot/grub/{name}/file"\ncontent = "1"\n'
+    )
+    result = run(root, "--recipe", recipe(root, actions))
+    assert result.returncode == 0, result.stderr
+    assert (root / "boot/grub" / name / "file").read_text() == "1"
+    result = run(root, "--rollback")
+    assert result.returncode == 0, result.stderr
+    assert snapshot(root).keys() == before.keys()
+
+
+def test_a_file_becomes_the_menu_and_the_directory_that_held_it_goes(root: Path) -> None:
+    write(root, "boot/old/menu", "default 0\n")
+    actions = (
+        '[[action]]\ndo = "rename"\npath = "/boot/old/menu"\nto = "/boot/grub/menu.lst"\n'
+        '[[action]]\ndo = "remove"\npath = "/boot/old"\n'
+    )
+    result = run(root, "--recipe", recipe(root, actions))
+    assert result.returncode == 0, result.stderr
+    assert (root / "boot/grub/menu.lst").read_text() == "default 0\n"
+    assert not (root / "boot/old").exists()
+    assert "nothing is to be done" in run(root, "--recipe", recipe(root, actions)).stdout
+    assert run(root, "--rollback").returncode == 0
+    assert (root / "boot/old/menu").read_text() == "default 0\n"
+    assert not (root / "boot/grub/menu.lst").exists()
 
 
 # In every place something else

@@ -182,6 +182,8 @@ def test_a_key_gets_its_value_where_it_belongs(data: bytes, changed: bytes) -> N
         (b"[s]\nk=1\nk=2\n", "more than once: lines 2 and 3"),
         (b"[s]\nk=1\\\n2\n", "goes on in line 3"),
         (b"[s]\nk=1\n  2\n", "goes on in line 3"),
+        (b"[s]\nj=1\\\nk=1\n", "line 2 goes on in the next"),
+        (b"[s]\nj=1\\\n[t]\n", "line 2 goes on in the next"),
     ],
 )
 def test_a_key_that_is_not_clear_is_refused(data: bytes, problem: str) -> None:
@@ -450,6 +452,16 @@ def test_an_argument_is_changed_where_it_stands(
     arguments: bytes, edit: ArgumentEdit, changed: bytes
 ) -> None:
     assert edit.apply(arguments) == changed
+
+
+def test_an_argument_is_not_put_in_a_quote_that_is_never_closed() -> None:
+    edit = ArgumentEdit(add=(b"x",))
+    assert edit.apply(b'a="1 2" --  "') == b'a="1 2" x --  "'
+    with pytest.raises(EditError, match="never closed"):
+        edit.apply(b'ro a="1')
+    menu = b'title A\nkernel /vmlinuz a="1\ntitle B\nkernel /vmlinuz ro\n'
+    changed, odd = argument_edits.edit_menu(menu, edit.apply, default_only=False, saved=0)
+    assert (changed, odd) == (menu.replace(b"vmlinuz ro", b"vmlinuz ro x"), ["A"])
 
 
 MENU = b"""\

@@ -155,6 +155,39 @@ def test_a_recipe_is_shown_done_once_and_taken_back_on_a_guest_without_grub_lega
     assert contents(root) == before
 
 
+@pytest.mark.parametrize("time", [-(10**18), 9 * 10**18])
+def test_a_file_of_1938_or_2255_does_not_stop_the_next_run_and_comes_back(
+    time: int, root: Path, greeting: Path
+) -> None:
+    write(root, "etc/motd", "old\n")
+    os.utime(root / "etc/motd", ns=(time, time))
+    before = contents(root)
+    done(root, "--recipe", greeting)
+    assert "nothing is to be done" in done(root, "--recipe", greeting)
+    done(root, "--rollback")
+    assert contents(root) == before
+
+
+def test_a_file_renamed_over_another_keeps_its_own_owner_and_mode(
+    root: Path, tmp_path: Path
+) -> None:
+    for name, mode in (("new", 0o600), ("old", 0o644)):
+        write(root, f"srv/{name}", "the same\n")
+        (root / f"srv/{name}").chmod(mode)
+    before = contents(root)
+    recipe = tmp_path / "over.toml"
+    recipe.write_text(
+        'version = 1\nname = "over"\ndescription = "one file takes the place of another"\n'
+        '[[action]]\ndo = "rename"\npath = "/srv/new"\nto = "/srv/old"\nreplace = true\n'
+    )
+    done(root, "--recipe", recipe)
+    assert not (root / "srv/new").exists()
+    assert (root / "srv/old").stat().st_mode & 0o7777 == 0o600
+    assert "nothing is to be done" in done(root, "--recipe", recipe)
+    done(root, "--rollback")
+    assert contents(root) == before
+
+
 def test_json_is_one_document(root: Path, greeting: Path) -> None:
     def document(*options: str | Path) -> dict[str, object]:
         found: dict[str, object] = json.loads(done(root, *options, "--json"))
@@ -292,6 +325,37 @@ def test_a_secret_may_come_from_a_file(root: Path, tmp_path: Path) -> None:
     (tmp_path / "hash").write_text(f"{HASH}\r\n")
     done(root, "--recipe", "reset-root-password", "--set-file", f"hash={tmp_path / 'hash'}")
     assert f"root:{HASH}:" in (root / "etc/shadow").read_text()
+
+
+@pytest.mark.parametrize("secret", ["hunter2 #x$y\\z\udcff'\"", "pw=1 hunter2"])
+@pytest.mark.parametrize(
+    "action",
+    [
+        'do = "require"\npath = "/etc/fstab"\ncontains = "{s}"',
+        'do = "require"\npath = "/etc/{s}"',
+        'do = "copy"\npath = "/etc/new"\ncontent = "new"\nowner = "{s}"',
+        'do = "lines"\npath = "/etc/fstab"\nensure = "new"\nafter = "{s}"',
+        'do = "grub-arguments"\nadd = ["{s}"]',
+        'do = "variables"\npath = "/etc/new"\nmissing = "create"\nset = { WORD = "{s}" }',
+        'do = "variables"\nstyle = "grubenv"\npath = "/etc/new"\nmissing = "create"\n'
+        'set = { word = "{s}" }',
+        'do = "fstab"\nentry = { device = "{s}", mount_point = "/new", type = "cifs" }',
+        'do = "link"\npath = "/etc/new"\nto = "{s}"',
+    ],
+)
+def test_a_secret_is_not_shown_however_a_text_or_a_refusal_quotes_it(
+    action: str, secret: str, root: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "secret.toml"
+    recipe.write_text(
+        'version = 1\nname = "secret"\ndescription = "it has a secret"\n'
+        '[parameters.s]\ndescription = "it"\nsecret = true\nrequired = true\n'
+        f"[[action]]\n{action}\n"
+    )
+    for option in (["--dry-run"], ["--dry-run", "--json"], []):
+        result = run(root, "--recipe", recipe, "--set", f"s={secret}", *option)
+        assert result.returncode in (0, 1)
+        assert "hunter2" not in result.stdout + result.stderr
 
 
 # Other file systems of the guest

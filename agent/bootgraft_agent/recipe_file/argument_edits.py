@@ -14,7 +14,13 @@ from dataclasses import dataclass
 
 from bootgraft_agent import grub
 from bootgraft_agent.recipe_file.fstab_edits import CHANGING_NAME
-from bootgraft_agent.recipe_file.text_lines import body, line_end, split_lines, to_text
+from bootgraft_agent.recipe_file.text_lines import (
+    EditError,
+    body,
+    line_end,
+    split_lines,
+    to_text,
+)
 from bootgraft_agent.recipe_file.variable_edits import (
     get_grubenv,
     get_shell,
@@ -129,7 +135,10 @@ def _rest_without(tail: bytes, name: bytes) -> bytes:
 
 
 def _append(arguments: bytes, argument: bytes) -> bytes:
+    """Put an argument behind all others. Raises EditError where it would be in a value's quotes."""
     kernel = _for_kernel(arguments)
+    if kernel.count(b'"') % 2:
+        raise EditError(f"a quote is never closed, so {to_text(argument)} has no place behind it")
     rest = arguments[len(kernel) :]
     kept = kernel.rstrip()
     blanks = kernel[len(kept) :] if kept or rest else b""
@@ -193,8 +202,10 @@ def _linux_line(entry: grub.Entry) -> grub.Command | None:
 
 
 def _is_odd(line: bytes) -> bool:
-    """Tell whether a line is joined from several, or holds bytes that GRUB skips."""
-    return b"\n" in body(line) or b"\r" in body(line) or body(line).endswith(b"\\")
+    """Tell whether a line is joined from several, holds bytes that GRUB skips, or an open quote."""
+    text = body(line)
+    is_open = text.count(b'"') % 2 == 1
+    return b"\n" in text or b"\r" in text or text.endswith(b"\\") or is_open
 
 
 def _edit_menu_line(line: bytes, edit: Editor) -> bytes:

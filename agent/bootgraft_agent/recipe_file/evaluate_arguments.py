@@ -10,7 +10,7 @@ from bootgraft_agent.recipe_file.argument_edits import ArgumentEdit
 from bootgraft_agent.recipe_file.facts import LinuxFacts
 from bootgraft_agent.recipe_file.model import GrubArguments, Texts
 from bootgraft_agent.recipe_file.patterns import Work
-from bootgraft_agent.recipe_file.text_lines import to_bytes
+from bootgraft_agent.recipe_file.text_lines import to_bytes, to_text
 from bootgraft_agent.recipe_file.variable_edits import get_grubenv, get_shell
 from bootgraft_agent.world import World
 
@@ -66,7 +66,7 @@ def _refuse_odd(edit: ArgumentEdit) -> None:
     for argument in (*edit.add, *edit.remove, *pairs):
         if not argument or set(argument) & set(b" \t\"'\\$`\r\n"):
             raise RefusedError(
-                f"{argument.decode('utf-8', 'replace')[:80]!r} is no kernel argument: it is empty,"
+                f"{to_text(argument)[:80]!r} is no kernel argument: it is empty,"
                 " or holds blanks, quotes, $ or \\"
             )
 

@@ -118,6 +118,14 @@ def _refuse_continued(lines: Sequence[bytes], place: int, name: bytes) -> None:
     is_key = b"=" in following or following.lstrip(_BLANKS).startswith((b"[", *_COMMENTS))
     if body(lines[place]).endswith(b"\\") or (indented and not is_key):
         raise EditError(f"{to_text(name)} goes on in line {place + 2}, which is not supported")
+    _refuse_joined(lines, place, name)
+
+
+def _refuse_joined(lines: Sequence[bytes], place: int, name: bytes) -> None:
+    """Refuse a place behind a line that goes on there, by a backslash."""
+    before = lines[place - 1] if place else b""
+    if body(before).endswith(b"\\") and not before.lstrip(_BLANKS).startswith(_COMMENTS):
+        raise EditError(f"line {place} goes on in the next, so {to_text(name)} has no place there")
 
 
 def _add(
@@ -126,6 +134,7 @@ def _add(
     new = name + _sign(keys, section) + value
     place = _end_of_section(lines, section)
     if place is not None:
+        _refuse_joined(lines, place, name)
         return insert_lines(data, lines, place, [new])
     gap = [b""] if lines and body(lines[-1]).strip() else []
     return insert_lines(data, lines, len(lines), [*gap, b"[" + section + b"]", new])

@@ -20,6 +20,7 @@ from bootgraft_agent.plan import (
 from bootgraft_agent.recipe_requests import Request
 from bootgraft_agent.recipe_source import PayloadDirectory
 from bootgraft_agent.recipes import hyperv_shim
+from bootgraft_agent.secrets_mask import mask_given
 from bootgraft_agent.volumes import GuestVolumes
 from bootgraft_agent.world import PayloadRef, World, open_world
 
@@ -81,7 +82,10 @@ def _evaluate(request: Request, payload: Tree | None, world: World, warnings: li
     from bootgraft_agent.recipe_file.evaluate import evaluate  # noqa: PLC0415
 
     if request.recipe is not None:
-        evaluate(request.recipe, request.settings, _files(request, payload), world, warnings)
+        try:
+            evaluate(request.recipe, request.settings, _files(request, payload), world, warnings)
+        except RefusedError as error:
+            raise RefusedError(mask_given(str(error), world.secrets)) from error
 
 
 def _files(request: Request, payload: Tree | None) -> PayloadDirectory:
