@@ -188,11 +188,27 @@ def settle(directory: Path) -> None:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), str(directory))
         if os.fstat(fd).st_dev != Path("/").stat().st_dev and os.path.ismount(directory):
-            with contextlib.suppress(OSError):  # not every file system can be frozen
-                fcntl.ioctl(fd, _FIFREEZE, 0)
-                fcntl.ioctl(fd, _FITHAW, 0)
+            _freeze_for_an_instant(fd)
     finally:
         os.close(fd)
+
+
+def _freeze_for_an_instant(fd: int) -> None:
+    """Freeze a file system and thaw it, in a process of its own.
+
+    Were this one killed or interrupted in between, whatever writes there next would wait for ever.
+    """
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()  # out of reach of the terminal's signals
+        with contextlib.suppress(OSError):  # not every file system can be frozen
+            fcntl.ioctl(fd, _FIFREEZE, 0)
+            fcntl.ioctl(fd, _FITHAW, 0)
+    finally:
+        os._exit(0)  # the parent's work must not go on here, too
 
 
 def make_plan(

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from bootgraft_agent.tree import settle
 from vm.debian_guest import read_hypervisor
 from vm.payload import SHIM, BadPayload, bad_files, good_files, write_files
 from vm.trees import SampleTree, build_tree
@@ -588,3 +589,29 @@ def test_a_boot_partition_that_is_mounted_but_not_named_is_asked_for(
         assert not (place / "bootgraft").exists()
     finally:
         subprocess.run(["umount", place], check=True)
+
+
+def test_a_run_that_is_killed_in_that_instant_leaves_no_file_system_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What writes there next would wait for ever. The mount point is one that is everywhere."""
+    calls = iter(("freeze", "thaw"))
+    run = os.fork()
+    if run == 0:
+
+        def note(_fd: int, _request: int, _argument: int) -> None:
+            call = next(calls)
+            if call == "freeze":
+                os.kill(killed, signal.SIGKILL)
+            (tmp_path / call).touch()
+
+        killed = os.getpid()
+        monkeypatch.setattr("fcntl.ioctl", note)
+        with suppress(BaseException):
+            settle(Path("/proc"))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "thaw").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (tmp_path / "thaw").exists()
