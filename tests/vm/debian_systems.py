@@ -3,6 +3,7 @@
 ::
 
     debian-12-ext4   sda1 ext4 /, sda2 swap; fstab and kernel arguments by device names
+    debian-13-ext4   the same of Debian 13
     debian-13-lvm    sda1 ext4 /boot, sda5 LVM: debian13-vg/root ext4 /, debian13-vg/swap_1; as
                      Debian's installer lays it out
     debian-13-btrfs  sda1 btrfs, / in its subvolume @rootfs, as Debian's installer makes it
@@ -33,7 +34,9 @@ import debian_packages
 from vm.commands import run
 from vm.demo import VM_TOML
 
-Name = Literal["debian-12-ext4", "debian-13-lvm", "debian-13-btrfs", "debian-12-cloud"]
+Name = Literal[
+    "debian-12-ext4", "debian-13-ext4", "debian-13-lvm", "debian-13-btrfs", "debian-12-cloud"
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 KEPT = debian_packages.BUILD / "debian-systems"
 
@@ -195,10 +198,10 @@ _ROOT_EXTENTS = 112
 _SWAP_EXTENTS = 4
 
 
-def _debian_12(root: int) -> Shape:
+def _plain(suite: str, root: int) -> Shape:
     """Give a system with a root of so many MiB, and device names everywhere."""
     return Shape(
-        suite="bookworm",
+        suite=suite,
         size=(root + 33) * MIB,
         partitions=f"start=1MiB, size={root}MiB, type=83, bootable\nsize=32MiB, type=82\n",
         file_systems=(FileSystem("ext4", MIB, root * MIB),),
@@ -214,9 +217,10 @@ def _debian_12(root: int) -> Shape:
 
 
 SHAPES: Mapping[Name, Shape] = {
-    "debian-12-ext4": _debian_12(512),
+    "debian-12-ext4": _plain("bookworm", 512),
+    "debian-13-ext4": _plain("trixie", 512),
     "debian-12-cloud": replace(
-        _debian_12(768),
+        _plain("bookworm", 768),
         packages=("cloud-init", "openssh-server"),
         files=(
             ("etc/udev/rules.d/70-persistent-net.rules", PERSISTENT_NET),

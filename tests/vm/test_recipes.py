@@ -41,7 +41,9 @@ from vm.person import Person
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
-SYSTEMS: tuple[Name, ...] = ("debian-12-ext4", "debian-13-lvm", "debian-13-btrfs")
+SYSTEMS: tuple[Name, ...] = (
+    *("debian-12-ext4", "debian-13-ext4", "debian-13-lvm", "debian-13-btrfs"),
+)
 RUN_TIMEOUT = 900.0  # seconds; about 150 on an idle machine
 CONFIRM_TIMEOUT = "400"
 BOOT_TIMEOUT = 400.0
