@@ -1,6 +1,6 @@
 """WinRMRunner against a real endpoint: TLS, NTLM, WS-Management and PSRP over a real connection."""
 
-import _thread
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -261,11 +261,16 @@ def test_a_script_that_was_cut_off_is_ended_before_the_next_one_runs(
     assert len({call.shell_id for call in endpoint.calls}) == 1
 
 
+def press_ctrl_c() -> None:
+    """Send the signal to the main thread itself, so that it leaves whatever it waits in."""
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
 def test_an_interrupt_leaves_a_runner_that_can_be_used(
     modelled: NotesHost, runner: WinRMRunner
 ) -> None:
     modelled.hold = 30.0
-    interrupter = once_started(modelled, _thread.interrupt_main)
+    interrupter = once_started(modelled, press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         mark(runner, "interrupted", timeout=10)
     interrupter.join()
